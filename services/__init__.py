@@ -1,0 +1,1 @@
+"""The platform's services: each package is one process that runs alone."""

@@ -1,0 +1,1 @@
+"""The node role: rules, verdicts, reservations with their journal, and the approvals that a node signs."""

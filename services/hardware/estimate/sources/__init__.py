@@ -1,0 +1,1 @@
+"""Where a model comes from: read without torch, and refused where that could run a stranger's code."""

@@ -1,0 +1,1 @@
+"""What runs a worker: the process engine."""

@@ -1,0 +1,61 @@
+"""What the trainer tells its node, again and again: a restarted hardware service knows it within seconds."""
+
+import asyncio
+import logging
+
+from services.common.errors import PeerUnavailable, ServiceError
+from services.common.names import node_name
+from services.trainer.capabilities import Capabilities
+from services.trainer.peers import HardwareNode
+from services.trainer.runs.registry import Runs
+from services.trainer.settings import TrainerSettings
+
+log = logging.getLogger(__name__)
+
+
+class NodeReports:
+    """Reports to the node, and learns from its answers which node it is and what it still holds."""
+
+    def __init__(
+        self, node: HardwareNode, runs: Runs, capabilities: Capabilities, settings: TrainerSettings
+    ) -> None:
+        self._node = node
+        self._runs = runs
+        self._capabilities = capabilities
+        self._settings = settings
+        self._name = node_name(settings.node.removeprefix("nodes/")) if settings.node else ""
+
+    @property
+    def node_name(self) -> str:
+        """The node that this trainer is on. Raises PeerUnavailable until the node has told."""
+        if not self._name:
+            raise PeerUnavailable(self._settings.hardware_target)
+        return self._name
+
+    async def go_on(self) -> None:
+        """Report for ever."""
+        reached = True
+        while True:
+            try:
+                await self._report()
+            except ServiceError as error:
+                # Said once, not every few seconds.
+                log.log(
+                    logging.WARNING if reached else logging.DEBUG,
+                    "the node takes no report",
+                    extra={"target": self._settings.hardware_target, "error": str(error)},
+                )
+                reached = False
+            else:
+                reached = True
+            await asyncio.sleep(self._settings.report_s)
+
+    async def _report(self) -> None:
+        software = await self._capabilities.software()
+        report = await self._node.report_trainer(self._settings.address, software)
+        if self._name not in ("", report.node):
+            # Two machines behind one address: nothing that is said about reservations is about ours.
+            log.error("another node answers", extra={"expected": self._name, "found": report.node})
+            return
+        self._name = report.node
+        await self._runs.reconcile(report.reservations)

@@ -1,0 +1,1 @@
+"""Runs: each one's directory, its process, and the events that tell about it."""

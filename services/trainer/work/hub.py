@@ -1,0 +1,94 @@
+"""Downloading a model from the hub, at the commit that was resolved, with progress."""
+
+import contextlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from tqdm.auto import tqdm
+
+from services.common.specs import ResolvedModel
+from services.trainer.runs.records import StartPhase
+from services.trainer.work.errors import FetchFailed
+from services.trainer.work.events import EventWriter
+
+_TELL_EVERY_S = 1.0
+
+
+def fetch_from_hub(
+    repository: str, model: ResolvedModel, optional_files: Sequence[str], events: EventWriter
+) -> Path:
+    """Bring a model's weight files into the hub's cache and return the directory that they stand in.
+
+    The token is in the environment, where the libraries look for it.
+
+    Raises:
+        FetchFailed: the hub does not give one of them.
+    """
+    meter = _Meter(events, sum(file.size_bytes for file in model.weight_files))
+    for name in optional_files:
+        with contextlib.suppress(EntryNotFoundError):
+            _download(repository, name, model.revision, meter)
+    folder: Path | None = None
+    for file in model.weight_files:
+        try:
+            path = _download(repository, file.path, model.revision, meter)
+        except EntryNotFoundError as error:
+            raise FetchFailed(f"{repository}/{file.path}", "the repository has no such file") from error
+        # A file's name may have folders in it; the repository's own is what is wanted.
+        folder = path.parents[len(Path(file.path).parts) - 1]
+    meter.tell()
+    if folder is None:
+        raise FetchFailed(repository, "the repository has no weights in safetensors")
+    return folder
+
+
+def _download(repository: str, name: str, revision: str, meter: "_Meter") -> Path:
+    try:
+        return Path(hf_hub_download(repository, name, revision=revision, tqdm_class=meter.bar()))
+    except EntryNotFoundError:
+        raise
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise FetchFailed(f"{repository}/{name}", str(error).splitlines()[0] if str(error) else "") from error
+
+
+class _Meter:
+    """Turns what the hub's client says to its progress bars into events."""
+
+    def __init__(self, events: EventWriter, total_bytes: int) -> None:
+        self._events = events
+        self._total_bytes = total_bytes
+        self._done_bytes = 0
+        self._told_at_s = 0.0
+
+    def bar(self) -> type[Any]:
+        """Return a class of bars that draw nothing and count here."""
+        meter = self
+
+        class Bar(tqdm):  # type: ignore[misc]
+            """Counts in silence."""
+
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                # The hub's client names its bars, which tqdm itself does not know.
+                kwargs.pop("name", None)
+                super().__init__(*args, **{**kwargs, "disable": True})
+
+            def update(self, n: float | None = 1) -> None:
+                meter.add(int(n or 0))
+
+        return Bar
+
+    def add(self, count_bytes: int) -> None:
+        """Count bytes, and tell now and then."""
+        self._done_bytes += count_bytes
+        if time.monotonic() - self._told_at_s >= _TELL_EVERY_S:
+            self.tell()
+
+    def tell(self) -> None:
+        """Tell how far it is."""
+        self._told_at_s = time.monotonic()
+        done_bytes = min(self._done_bytes, self._total_bytes)
+        self._events.phase(StartPhase.FETCHING_WEIGHTS, done_bytes, self._total_bytes)

@@ -1,0 +1,1 @@
+"""Data sets: uploaded in pieces, checked once, never changed."""

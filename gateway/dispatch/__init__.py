@@ -1,0 +1,1 @@
+"""The dispatcher: one at a time it moves jobs on, from the weighing to the end of their last attempt."""

@@ -1,0 +1,1 @@
+"""The fleet: nodes register, report, and are looked after."""

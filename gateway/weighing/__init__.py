@@ -1,0 +1,1 @@
+"""Weighing a job: what it needs, and which nodes could hold it."""

@@ -47,7 +47,7 @@ def broken_rule(file: PurePosixPath, name: str) -> str | None:
 
 
 def at_the_door(file: PurePosixPath) -> bool:
-    """Say whether `file` may speak gRPC: client, services.common and modules named wire, server or peers do."""
+    """Say whether `file` may speak gRPC: the client, services.common, and the doors of a service do."""
     return (
         file.is_relative_to("client")
         or file.is_relative_to("services/common")

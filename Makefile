@@ -19,7 +19,7 @@ demo: stubs
 	$(BIN)/python -m demo
 
 test: lint
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile
 
 test-gpu: stubs
 	$(BIN)/python -m pytest -m gpu

@@ -53,7 +53,7 @@ $(UV):
 
 # Both distributions are installed editable, for their metadata and for the `weighbridge` command.
 $(INSTALLED): $(UV) requirements/dev.txt pyproject.toml client/pyproject.toml
-	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
+	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements/dev.txt
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . --editable client
 	touch $@
 

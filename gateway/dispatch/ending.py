@@ -20,7 +20,7 @@ _HOST = "host"
 
 async def end_attempt(tx: Transaction, job: Job, attempt: Attempt, end: StateChanged) -> None:
     """Write down how an attempt ended, and take its job to where that leads."""
-    moment = now()
+    moment = end.time or now()
     failure = end.failure
     if end.state in (RunState.FAILED, RunState.LOST) and failure is None:
         failure = _unexplained(attempt)

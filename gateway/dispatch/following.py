@@ -130,7 +130,7 @@ class Follower:
     async def _keep(self, tx: Transaction, job: Job, attempt: Attempt, event: RunEvent) -> None:
         what = event.what
         if isinstance(what, StateChanged):
-            await _change_state(tx, job, attempt, what.state)
+            await _change_state(tx, job, attempt, what)
         elif isinstance(what, Prepared):
             if job.state is JobState.STARTING and what.phase in _CONDITIONS:
                 await set_conditions(tx, job, (_condition(what),))
@@ -153,13 +153,15 @@ class Follower:
         return fault is None
 
 
-async def _change_state(tx: Transaction, job: Job, attempt: Attempt, state: RunState) -> None:
-    values: dict[str, Any] = {"state": state}
-    if state is RunState.RUNNING:
-        values["start_time"] = attempt.start_time or now()
+async def _change_state(tx: Transaction, job: Job, attempt: Attempt, what: StateChanged) -> None:
+    # As its trainer saw it: after an outage the gateway hears of it late.
+    moment = what.time or now()
+    values: dict[str, Any] = {"state": what.state}
+    if what.state is RunState.RUNNING:
+        values["start_time"] = attempt.start_time or moment
     await attempts.update_attempt(tx, attempt, **values)
-    if state is RunState.RUNNING and job.state is JobState.STARTING:
-        await move(tx, job, JobState.RUNNING, start_time=job.start_time or now())
+    if what.state is RunState.RUNNING and job.state is JobState.STARTING:
+        await move(tx, job, JobState.RUNNING, start_time=job.start_time or moment)
 
 
 def _condition(what: Prepared) -> Condition:

@@ -1,7 +1,7 @@
 """Nodes and trainers, as the dispatcher asks them. Every method raises ServiceError where it is refused."""
 
 from collections.abc import AsyncIterator
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc.aio
@@ -132,13 +132,14 @@ def _run(message: resources_pb2.Run) -> Run:
 
 
 def _event(message: resources_pb2.RunEvent) -> RunEvent:
-    return RunEvent(message.cursor, message.time.ToDatetime(UTC), _what(message))
+    time = message.time.ToDatetime(UTC)
+    return RunEvent(message.cursor, time, _what(message, time))
 
 
-def _what(message: resources_pb2.RunEvent) -> What:
+def _what(message: resources_pb2.RunEvent, time: datetime) -> What:
     kind = message.WhichOneof("event")
     if kind == "state_change":
-        return _state_change(message.state_change)
+        return _state_change(message.state_change, time)
     body: Any = getattr(message, kind or "notice")
     packed = Packed(body.SerializeToString())
     if kind == "progress":
@@ -153,7 +154,7 @@ def _what(message: resources_pb2.RunEvent) -> What:
     return Noticed(packed)
 
 
-def _state_change(message: resources_pb2.StateChange) -> StateChanged:
+def _state_change(message: resources_pb2.StateChange, time: datetime) -> StateChanged:
     made = message.HasField("artifact")
     return StateChanged(
         state=_state(message.state),
@@ -161,6 +162,7 @@ def _state_change(message: resources_pb2.StateChange) -> StateChanged:
         artifact=Packed(message.artifact.SerializeToString()) if made else None,
         artifact_digest=message.artifact.digest,
         peaks=_peaks(message.peaks),
+        time=time,
     )
 
 

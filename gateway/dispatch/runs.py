@@ -40,6 +40,8 @@ class StateChanged:
     artifact: Packed | None = None
     artifact_digest: str = ""
     peaks: tuple[DevicePeak, ...] = ()
+    time: datetime | None = None
+    """When its trainer saw it; None where the gateway itself decides."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ test: lint
 	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile
 
 test-gpu: stubs
-	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m pytest -m gpu -rs
 
 bench: stubs
 	$(BIN)/python -m benchmarks

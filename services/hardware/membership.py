@@ -5,6 +5,7 @@ import logging
 from datetime import UTC, datetime
 
 from services.common.errors import ServiceError
+from services.common.lease import Lease, boottime_s
 from services.hardware.admission.approvals import reservation_of
 from services.hardware.admission.desk import Desk
 from services.hardware.admission.reservations import Entry
@@ -22,10 +23,13 @@ _RETRY_S = 1.0
 class Membership:
     """Keeps the gateway told, for as long as the service lives. Runs do not depend on it."""
 
-    def __init__(self, gateway: Gateway, view: NodeView, desk: Desk, heartbeat_s: float) -> None:
+    def __init__(
+        self, gateway: Gateway, view: NodeView, desk: Desk, lease: Lease, heartbeat_s: float
+    ) -> None:
         self._gateway = gateway
         self._view = view
         self._desk = desk
+        self._lease = lease
         self._heartbeat_s = heartbeat_s
         self._away = False
 
@@ -37,12 +41,19 @@ class Membership:
                 while await self._report(node):
                     node = await self._view.read_after(node, self._heartbeat_s)
             except ServiceError as error:
-                self._note(error)
+                self._note("the gateway does not take reports", error)
+                await asyncio.sleep(_RETRY_S)
+            except OSError as error:
+                # No report may follow a lease that is not on the disk: it would tell the gateway that the
+                # node knows of it, also after a restart.
+                self._note("what the gateway said cannot be written down", error)
                 await asyncio.sleep(_RETRY_S)
 
     async def _register(self) -> Node:
         node = await self._view.read()
+        sent_s = boottime_s()
         answer = await self._gateway.register(node, has_journal=self._desk.knows_promises)
+        await self._renew_lease(sent_s, answer.node_lease_s)
         # An attempt without an approval was never sent to a trainer: nothing of it can live here.
         await self._desk.adopt([_entry(live) for live in answer.live_attempts if live.approval is not None])
         self._heartbeat_s = answer.heartbeat_interval_s or self._heartbeat_s
@@ -53,14 +64,21 @@ class Membership:
 
     async def _report(self, node: Node) -> bool:
         """Report once; return whether the gateway knows the node."""
-        return not (await self._gateway.heartbeat(node)).register_again
+        sent_s = boottime_s()
+        answer = await self._gateway.heartbeat(node)
+        if answer.register_again:
+            return False
+        await self._renew_lease(sent_s, answer.node_lease_s)
+        return True
 
-    def _note(self, error: ServiceError) -> None:
+    async def _renew_lease(self, sent_s: float, granted_s: float | None) -> None:
+        # The contract's 0 stands for ever: on a fleet of one nobody else could go on with the runs.
+        await asyncio.to_thread(self._lease.renew, sent_s, granted_s or None)
+
+    def _note(self, what: str, error: Exception) -> None:
         # Said once, not every second of a long absence.
         if not self._away:
-            log.warning(
-                "the gateway does not take reports", extra={"reason": error.reason, "error": str(error)}
-            )
+            log.warning(what, extra={"error": repr(error)})
         self._away = True
 
 

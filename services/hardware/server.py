@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from services.common.channels import connect
+from services.common.lease import Lease
 from services.common.names import node_name
 from services.common.server import Background, Registered, run
 from services.hardware.admission.approvals import Signer
@@ -57,10 +58,11 @@ async def _add_node(settings: HardwareSettings, parts: _Parts, stack: AsyncExitS
     identity = Identity(name, settings.address, settings.capacity_bytes)
     view = NodeView(identity, Survey(settings.state_dir), promises)
     desk = Desk(view, promises, signer, settings.held_ttl_s)
+    lease = Lease(settings.state_dir / "lease.json")
     parts.servicers.append(
         Registered(
             service_pb2_grpc.add_NodeServiceServicer_to_server,
-            NodeServicer(view, desk),
+            NodeServicer(view, desk, lease),
             _NAMES["NodeService"].full_name,
         )
     )
@@ -72,7 +74,7 @@ async def _add_node(settings: HardwareSettings, parts: _Parts, stack: AsyncExitS
         connect(settings.gateway_target, token=settings.token(), tls=settings.tls_ca)
     )
     gateway = Gateway(channel, settings.gateway_target)
-    parts.background.append(Membership(gateway, view, desk, settings.heartbeat_s).keep)
+    parts.background.append(Membership(gateway, view, desk, lease, settings.heartbeat_s).keep)
 
 
 def _add_estimator(settings: HardwareSettings, parts: _Parts) -> None:

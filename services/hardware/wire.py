@@ -7,6 +7,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from services.common.errors import NotAvailable
 from services.common.interception import Context
+from services.common.lease import Lease
 from services.common.pages import decode_token, encode_token, page_size
 from services.common.spec_wire import parse_resolved
 from services.common.specs import Checkpoint
@@ -26,9 +27,10 @@ _RESERVATIONS = "ListReservations"
 class NodeServicer(service_pb2_grpc.NodeServiceServicer):
     """The node role."""
 
-    def __init__(self, view: NodeView, desk: Desk) -> None:
+    def __init__(self, view: NodeView, desk: Desk, lease: Lease) -> None:
         self._view = view
         self._desk = desk
+        self._lease = lease
 
     async def GetNode(self, request: service_pb2.GetNodeRequest, context: Context) -> resources_pb2.Node:
         """Read the node as it is now."""
@@ -97,10 +99,13 @@ class NodeServicer(service_pb2_grpc.NodeServiceServicer):
     async def ReportTrainer(
         self, request: service_pb2.ReportTrainerRequest, context: Context
     ) -> service_pb2.ReportTrainerResponse:
-        """Take the trainer's address and capabilities; tell it which runs the node counts as alive."""
+        """Take the trainer's address and capabilities; tell it which runs count as alive, and how long."""
         self._view.report_trainer(request.address, to_domain(Software, request.software))
-        active = self._desk.active()
-        return service_pb2.ReportTrainerResponse(node=self._view.name, reservations=_reservations(active))
+        active, left_s = self._desk.active(), self._lease.left_s
+        response = service_pb2.ReportTrainerResponse(node=self._view.name, reservations=_reservations(active))
+        if left_s is not None:
+            response.lease.FromNanoseconds(int(left_s * 1e9))
+        return response
 
 
 class EstimatorServicer(service_pb2_grpc.EstimatorServiceServicer):

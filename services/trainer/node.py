@@ -67,3 +67,5 @@ class TrainerReport:
 
     node: str
     reservations: tuple[Reservation, ...] = ()
+    lease_s: float | None = None
+    """How long runs may go on unless the node hears from its gateway. None: for ever."""

@@ -11,6 +11,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from services.common import logs
 from services.common.channels import connect
+from services.common.lease import Lease
 from services.common.pages import page_size
 from services.common.server import Registered, run
 from services.common.specs import FileEntry
@@ -161,7 +162,7 @@ async def serve(settings: TrainerSettings) -> None:
             shared = _shared(settings, node)
             runs = Runs(RunsRoot(settings.state_dir / "runs"), shared)
             capabilities = Capabilities(settings.probed_packages, settings.state_dir / "capabilities.json")
-            reports = NodeReports(node, runs, capabilities, settings)
+            reports = NodeReports(node, runs, capabilities, shared.lease, settings)
             classifier = Classifier(shared.cache, settings.classify_command, settings.classify_timeout_s)
             servicer = TrainerServicer(runs, shared, reports, capabilities, classifier)
 
@@ -174,7 +175,8 @@ async def serve(settings: TrainerSettings) -> None:
             # Before the first call: a run that is there must never be answered with NOT_FOUND.
             await runs.adopt()
             add = service_pb2_grpc.add_TrainerServiceServicer_to_server
-            await run(settings, [Registered(add, servicer, NAME)], background=[reports.go_on], on_stop=stop)
+            background = [reports.go_on, reports.keep_to_lease]
+            await run(settings, [Registered(add, servicer, NAME)], background=background, on_stop=stop)
 
 
 def _shared(settings: TrainerSettings, node: HardwareNode) -> Shared:
@@ -182,6 +184,7 @@ def _shared(settings: TrainerSettings, node: HardwareNode) -> Shared:
     return Shared(
         engine=ProcessEngine(settings.worker_command),
         node=node,
+        lease=Lease(settings.state_dir / "lease.json"),
         store=store,
         transfers=transfers,
         cache=NodeCache(settings.state_dir / "cache", store, transfers, settings.cache_bytes),

@@ -20,6 +20,7 @@ class SampleGateway(service_pb2_grpc.FleetServiceServicer):
         self.tokens: set[str] = set()
         self.forget = False
         self.heartbeat_s = 60
+        self.lease_s = 0
 
     async def RegisterNode(self, request, context):  # type: ignore[no-untyped-def]
         """Enter a node."""
@@ -28,12 +29,17 @@ class SampleGateway(service_pb2_grpc.FleetServiceServicer):
         self.forget = False
         response = service_pb2.RegisterNodeResponse(live_attempts=self.live_attempts)
         response.heartbeat_interval.FromSeconds(self.heartbeat_s)
+        response.node_lease.FromSeconds(self.lease_s)
         return response
 
     async def HeartbeatNode(self, request, context):  # type: ignore[no-untyped-def]
         """Take a report."""
         self.reports.append(to_domain(Node, request.node))
-        return service_pb2.HeartbeatNodeResponse(register_again=self.forget)
+        if self.forget:
+            return service_pb2.HeartbeatNodeResponse(register_again=True)
+        response = service_pb2.HeartbeatNodeResponse()
+        response.node_lease.FromSeconds(self.lease_s)
+        return response
 
 
 @contextlib.asynccontextmanager

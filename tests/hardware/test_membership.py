@@ -7,7 +7,7 @@ from services.hardware.units import MIB
 from services.hardware.weighing import Decision
 from tests.common.processes import ServiceProcess
 from tests.hardware.conftest import NODE, Start
-from tests.hardware.reserving import CAPACITY, SPEC, calling
+from tests.hardware.reserving import CAPACITY, SPEC, Caller, calling
 from tests.hardware.sample_gateway import gateway
 from weighbridge.common.v1 import training_spec_pb2
 from weighbridge.gateway.v1 import service_pb2
@@ -114,3 +114,53 @@ async def test_a_release_before_the_journal_is_known_is_not_undone_by_it(
             fleet.live_attempts = [live_attempt("runs/a-1", 600)]
             await until(lambda: fleet.reports)
         assert await caller.held() == {}
+
+
+async def left_s(caller: Caller) -> float | None:
+    response = await caller.report_trainer()
+    return response.lease.ToNanoseconds() / 1e9 if response.HasField("lease") else None
+
+
+async def test_the_trainer_is_told_of_the_lease_also_by_a_service_that_was_killed(
+    start: Start, unused_port: int
+) -> None:
+    async with gateway() as (fleet, address):
+        fleet.lease_s = 900
+        server = start_member(start, address, unused_port)
+        await until(lambda: fleet.reports)
+        async with calling(server) as caller:
+            before_s = await left_s(caller)
+        server.kill()
+    again = start_member(start, address, 0, WEIGHBRIDGE_ADVERTISE="127.0.0.1:1")
+    async with calling(again) as caller:
+        after_s = await left_s(caller)
+    assert before_s is not None
+    assert after_s is not None
+    assert 0 < after_s < before_s < 900
+
+
+async def test_each_acknowledged_report_extends_the_lease_and_silence_ends_it(
+    start: Start, unused_port: int
+) -> None:
+    async with gateway() as (fleet, address):
+        fleet.lease_s = 1
+        server = start_member(start, address, unused_port)
+        await until(lambda: fleet.reports)
+        async with calling(server) as caller:
+            fleet.lease_s = 900
+            # Reported at once, and acknowledged with the longer lease.
+            await caller.reserve("runs/a-1", 600)
+            while (await left_s(caller) or 0) < 10:  # noqa: ASYNC110 - what changes is another process
+                await asyncio.sleep(0.02)
+            fleet.lease_s = 1
+            await caller.release("runs/a-1")
+            while await left_s(caller) != 0:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+
+async def test_a_fleet_of_one_has_no_lease(start: Start, unused_port: int) -> None:
+    async with gateway() as (fleet, address):
+        server = start_member(start, address, unused_port)
+        await until(lambda: fleet.reports)
+        async with calling(server) as caller:
+            assert await left_s(caller) is None

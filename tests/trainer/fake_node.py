@@ -30,6 +30,8 @@ class FakeNode(service_pb2_grpc.NodeServiceServicer):
         self.released: list[str] = []
         self.used: list[tuple[str, str, int]] = []
         self.reports: list[service_pb2.ReportTrainerRequest] = []
+        self.lease_s: int | None = None
+        """How long runs may go on, from each report. None: for ever."""
         self.before_activation: dict[str, Callable[[], Awaitable[None]]] = {}
         """What is done first, by run."""
         self._server: grpc.aio.Server | None = None
@@ -74,7 +76,10 @@ class FakeNode(service_pb2_grpc.NodeServiceServicer):
         self.reports.append(request)
         state = resources_pb2.RESERVATION_STATE_ACTIVE
         active = [resources_pb2.Reservation(run=run, state=state) for run in sorted(self.active)]
-        return service_pb2.ReportTrainerResponse(node=NODE, reservations=active)
+        response = service_pb2.ReportTrainerResponse(node=NODE, reservations=active)
+        if self.lease_s is not None:
+            response.lease.FromSeconds(self.lease_s)
+        return response
 
 
 def approval(

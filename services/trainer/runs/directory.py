@@ -5,7 +5,7 @@ run.json           what was approved          claim, alive    see `locks`
 resolved_spec.bin  the bytes that were signed events.jsonl    what happens, a line each
 approval           until it is activated      usage.json      memory in use now
 inputs.json        where the inputs stand     checkpoints/    step-00000120/ …
-keepalive          touched while it watches   artifact/       what it made
+keepalive          until when it may go on    artifact/       what it made
 cancel             why and how fast to stop   outcome.json    how it ended: its last act
 journal.jsonl      what WatchRun serves       worker.log      what it printed
 released           its memory is free
@@ -54,6 +54,8 @@ class StopReason(StrEnum):
 
     REQUEST = "request"
     MAX_DURATION = "max_duration"
+    NODE_LEASE = "node_lease"
+    """Nobody wants the job to end: it goes on elsewhere. Never written to `cancel`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +129,19 @@ class RunDirectory:
         except (FileNotFoundError, ValueError):
             return None
 
-    def touch_keepalive(self) -> None:
-        """Tell the worker that the service lives."""
-        self.keepalive.touch()
+    def keepalive_until(self) -> float | None:
+        """Read until when the worker may go on, on CLOCK_BOOTTIME. None: for ever."""
+        try:
+            return float(self.keepalive.read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def write_keepalive(self, until_s: float | None) -> None:
+        """Tell the worker until when it may go on, should the service not come back."""
+        # Whole, or a look in between would find no end. Not flushed: neither outlives the machine's boot.
+        draft = self.path / ".keepalive"
+        draft.write_text("" if until_s is None else f"{until_s!r}\n")
+        draft.replace(self.keepalive)
 
     def mark_released(self) -> None:
         """Write down that the node has acknowledged the release."""
@@ -195,11 +207,3 @@ class RunsRoot:
             job_id, _, attempt = path.name.rpartition("-")
             if job_id and attempt.isdigit() and not path.name.startswith("."):
                 yield run_name(job_id, int(attempt)), RunDirectory(path)
-
-
-def boot_id() -> str:
-    """Return what changes with every boot of the machine. Empty where the system does not tell."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""

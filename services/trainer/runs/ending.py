@@ -73,7 +73,7 @@ def as_asked(change: StateChange, intent: StopIntent | None, over: Failure) -> S
 
     `over` is why a run fails that was stopped because it ran too long.
     """
-    if intent is None or change.state is RunState.SUCCEEDED:
+    if intent is None or intent.reason is StopReason.NODE_LEASE or change.state is RunState.SUCCEEDED:
         return change
     # Whatever it met on the way out: who cancels a job is not told that it failed.
     if intent.reason is StopReason.REQUEST:

@@ -22,6 +22,12 @@ def worker_lost(run: str, detail: str) -> Failure:
     return Failure(reason="WORKER_LOST", message=message, metadata={"run": run})
 
 
+def lease_ended(run: str) -> Failure:
+    """Return the failure of a run that was stopped because its node may be given up soon."""
+    message = f"{run} was stopped: its node did not hear from the gateway before its lease ended"
+    return Failure(reason="WORKER_LOST", message=message, metadata={"run": run})
+
+
 def describe_exit(status: int | None) -> str:
     """Say how a process ended; `status` is its exit status, or minus a signal, or unknown."""
     if status is None:

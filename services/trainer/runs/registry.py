@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from weakref import WeakValueDictionary
 
 from services.common.context import spawn
-from services.common.errors import ApprovalRefused, NotFound, WrongState
+from services.common.errors import ApprovalRefused, NotFound, PeerUnavailable, WrongState
+from services.common.lease import boot_id
 from services.common.names import parse_run
 from services.common.pages import decode_token, encode_token
 from services.common.spec_wire import parse_resolved
@@ -18,14 +19,7 @@ from services.trainer.approvals import Claims, check_approval, check_in_time
 from services.trainer.engines.process import WorkerState
 from services.trainer.finishing import finished
 from services.trainer.node import Approval, Reservation, ReservationState
-from services.trainer.runs.directory import (
-    RunDirectory,
-    RunRecord,
-    RunsRoot,
-    StopIntent,
-    StopReason,
-    boot_id,
-)
+from services.trainer.runs.directory import RunDirectory, RunRecord, RunsRoot, StopIntent, StopReason
 from services.trainer.runs.eventlog import EventLog
 from services.trainer.runs.failing import START_REFUSED
 from services.trainer.runs.journal import first_line
@@ -84,10 +78,13 @@ class Runs:
             ApprovalRefused: it is not exactly what `node`, this trainer's, has approved.
             StaleAttempt: the attempt, or a later one of its job, is over here.
             InvalidRequest: `spec` is no resolved spec.
-            PeerUnavailable: the node cannot be asked now. The run waits for it; to wait too, call again.
+            PeerUnavailable: the node cannot be asked now. The run waits for it; to wait too, call again. Or
+                the node's lease has ended, and nothing begins until the gateway is heard of again.
         """
         # Before anything is looked up: who cannot show an approval does not learn which runs there are.
         token, claims = check_approval(approval, run, node, spec)
+        if self._shared.lease.ended:
+            raise PeerUnavailable("the gateway")
         handle = await finished(self._begin(claims, token, spec, project))
         # A run that ended before the last restart has no supervisor, and no answer to wait for.
         if handle.supervisor is not None:
@@ -154,6 +151,13 @@ class Runs:
     async def close(self) -> None:
         """Stop watching; the workers go on."""
         await asyncio.gather(*(_stop(handle) for handle in self._handles.values()))
+
+    def stop_at_lease_end(self) -> None:
+        """Stop every live run, whose next attempt goes on elsewhere, once the node's lease has ended."""
+        if self._shared.lease.ended:
+            for handle in self._handles.values():
+                if handle.supervisor is not None and not handle.events.ended:
+                    handle.supervisor.stop.end(DEFAULT_GRACE_S)
 
     async def end_workers(self, grace_s: float) -> None:
         """End the workers of all runs, whose next attempt goes on from their last checkpoint."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.common.lease import Lease
 from services.common.store import BlobStore
 from services.trainer.cache import NodeCache
 from services.trainer.engines.process import ProcessEngine
@@ -33,6 +34,8 @@ class Shared:
     """Starts and ends workers."""
     node: HardwareNode
     """Promises memory."""
+    lease: Lease
+    """Says until when runs may go on."""
     store: BlobStore
     """Takes what runs make."""
     transfers: Transfers

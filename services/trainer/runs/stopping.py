@@ -39,6 +39,13 @@ class Stop:
             self.intent = intent
             self.asked.set()
 
+    def end(self, grace_s: float) -> None:
+        """Stop the run because the node's lease has ended, unless it is to stop already."""
+        # Not written down: the lease is, and a full disk must not keep a run going.
+        if self.intent is None:
+            self.intent = StopIntent(reason=StopReason.NODE_LEASE, grace_s=grace_s)
+            self.asked.set()
+
     async def ask_after(self, delay_s: float, intent: StopIntent) -> None:
         """Ask once `delay_s` have passed."""
         await asyncio.sleep(delay_s)

@@ -13,13 +13,20 @@ from typing import Any
 
 from services.common.errors import ServiceError
 from services.common.failures import Failure
+from services.common.lease import boot_id
 from services.common.specs import ResolvedSpec
 from services.trainer.environment import worker_environment
 from services.trainer.runs.activation import Activation
-from services.trainer.runs.directory import RunDirectory, StopIntent, StopReason, boot_id
+from services.trainer.runs.directory import RunDirectory, StopIntent, StopReason
 from services.trainer.runs.ending import as_asked, concluded, read_outcome, read_usage
 from services.trainer.runs.eventlog import EventLog
-from services.trainer.runs.failing import RunFails, describe_exit, max_duration_exceeded, worker_lost
+from services.trainer.runs.failing import (
+    RunFails,
+    describe_exit,
+    lease_ended,
+    max_duration_exceeded,
+    worker_lost,
+)
 from services.trainer.runs.inputs import Inputs, input_digests
 from services.trainer.runs.locks import close_claim, is_claimed
 from services.trainer.runs.publishing import Publisher
@@ -136,14 +143,21 @@ class Supervisor:
 
     async def _conclusion(self) -> StateChange:
         outcome = await asyncio.to_thread(read_outcome, self._directory)
-        status = self._shared.engine.exit_status(self._directory)
-        how = "the machine was restarted" if self._rebooted else describe_exit(status)
-        change = concluded(outcome, worker_lost(self._run, how))
+        change = concluded(outcome, self._lost())
         if change.state is RunState.SUCCEEDED and outcome is not None and outcome.artifact:
             change = replace(change, artifact=await self._publisher.artifact())
         # A worker that vanished has said at least what it used a second before.
         said = outcome.peaks if outcome is not None else ()
         return replace(change, peaks=said or await asyncio.to_thread(read_usage, self._directory))
+
+    def _lost(self) -> Failure:
+        intent = self.stop.intent
+        # Either: the worker looks at the lease too, and may be gone before it is asked.
+        if self._shared.lease.ended or (intent is not None and intent.reason is StopReason.NODE_LEASE):
+            return lease_ended(self._run)
+        status = self._shared.engine.exit_status(self._directory)
+        how = "the machine was restarted" if self._rebooted else describe_exit(status)
+        return worker_lost(self._run, how)
 
     async def _end(self, change: StateChange, spec: ResolvedSpec) -> None:
         """Make sure that nothing of the run is left, and tell its final state."""

@@ -1,6 +1,7 @@
 """Keeping a run's worker company: spawn it, pass its events on, report what it uses, see it out."""
 
 import asyncio
+import contextlib
 import logging
 from itertools import islice
 
@@ -70,6 +71,8 @@ class Watch:
             await asyncio.to_thread(self._attend)
             return True
         if state is WorkerState.ABSENT and env is not None and self._may_spawn():
+            # Before it lives: the service may be gone in the next moment.
+            await asyncio.to_thread(self._keep_alive)
             await asyncio.to_thread(self._shared.engine.spawn, self._directory, env)
             return True
         return not await asyncio.to_thread(close_claim, self._directory.claim)
@@ -79,8 +82,15 @@ class Watch:
         return self._spawns_left >= 0 and not self._stop.asked.is_set()
 
     def _attend(self) -> None:
-        self._directory.touch_keepalive()
+        self._keep_alive()
         self._escort.attend()
+
+    def _keep_alive(self) -> None:
+        until_s = self._shared.lease.end_s
+        if until_s != self._directory.keepalive_until():
+            # A full disk: the next look tries again, and until then the worker knows an earlier end.
+            with contextlib.suppress(OSError):
+                self._directory.write_keepalive(until_s)
 
     async def _pass_events_on(self) -> None:
         while lines := await asyncio.to_thread(self._read):

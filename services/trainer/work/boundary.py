@@ -13,6 +13,7 @@ from services.trainer.work.ending import Ending
 from services.trainer.work.events import EventWriter
 from services.trainer.work.failures import asked_for_bytes, failure_from, is_out_of_memory, memory_overrun
 from services.trainer.work.inputs import RunInputs, read_inputs
+from services.trainer.work.lease import LeaseWatch
 from services.trainer.work.memory import HOST, MemoryWatch, cap_data, group_members, lift_cap
 from services.trainer.work.stopping import Stopped, StopRequest
 
@@ -30,6 +31,7 @@ def work(path: Path) -> int:
     # The one place that may catch everything: the run's outcome is all that anybody learns of it.
     try:
         stop.listen()
+        LeaseWatch(directory).start()
         inputs = read_inputs(directory)
         watch = _watch(directory, inputs, ending)
         _train(directory, inputs, watch, stop, ending)

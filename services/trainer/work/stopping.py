@@ -33,6 +33,7 @@ class StopRequest:
             self._deferred = False
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        if not self._deferred:
+        # The service and the worker's own look at the lease may both ask: on its way out it goes on.
+        again, self.asked = self.asked, True
+        if not (again or self._deferred):
             raise Stopped

@@ -1,9 +1,20 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
 
+from tests.gateway.postgres import Postgres, postgres, programs
 from tests.gateway.rig import Rig
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Postgres]:
+    """A real server, where PostgreSQL is installed."""
+    bin_dir = programs()
+    if bin_dir is None:
+        pytest.skip("PostgreSQL's server (initdb, pg_ctl) is not installed on this machine")
+    with postgres(bin_dir) as server:
+        yield server
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")

@@ -103,8 +103,9 @@ class Caller:
 class Rig:
     """Gateway processes on one ledger, their callers, the estimator, and whatever nodes a test starts."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, ledger_url: str = "") -> None:
         self.directory = directory
+        self.ledger_url = ledger_url or f"sqlite+aiosqlite:///{directory / 'ledger.db'}"
         self.store_url = f"file://{directory / 'store'}"
         self.store = BlobStore(self.store_url)
         self.estimator = FakeEstimator()
@@ -146,7 +147,7 @@ class Rig:
             "WEIGHBRIDGE_TOKEN_FILE": str(self.directory / "gateway.token"),
             "WEIGHBRIDGE_STATE_DIR": str(self.directory / name),
             "WEIGHBRIDGE_STORE_URL": self.store_url,
-            "WEIGHBRIDGE_LEDGER_URL": f"sqlite+aiosqlite:///{self.directory / 'ledger.db'}",
+            "WEIGHBRIDGE_LEDGER_URL": self.ledger_url,
             "WEIGHBRIDGE_ESTIMATOR_TARGET": f"127.0.0.1:{self._estimator_port}",
             "WEIGHBRIDGE_IMPORT_PREFIXES": f"file://{self.directory / 'imports'}",
             **{f"WEIGHBRIDGE_{key}": value for key, value in SETTINGS.items()},

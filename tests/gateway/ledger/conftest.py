@@ -5,10 +5,15 @@ import pytest
 import pytest_asyncio
 
 from gateway.ledger.engine import Ledger
+from tests.gateway.postgres import Postgres
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database; every promise of the ledger holds in both kinds."""
+    if request.param == "postgresql":
+        server: Postgres = request.getfixturevalue("postgresql")
+        return server.new_database()
     return f"sqlite+aiosqlite:///{tmp_path}/ledger.db"
 
 

@@ -54,6 +54,17 @@ class Platform:
         """SIGKILL a service."""
         self.processes[name].kill()
 
+    @contextlib.contextmanager
+    def stopped(self, name: str) -> Iterator[None]:
+        """Let a service stand still (SIGSTOP) for the block."""
+        process = self.processes[name]._process
+        assert process is not None
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """End everything, workers included."""
         self.client.close()

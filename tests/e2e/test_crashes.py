@@ -95,6 +95,19 @@ def test_a_killed_hardware_service_loses_no_reservation_and_invents_none(platfor
     eventually(lambda: not reservations(platform))
 
 
+def test_a_gateway_killed_between_reserve_and_start_ends_in_one_run(platform: Platform) -> None:
+    # A trainer that stands still keeps the gateway in between for as long as it takes.
+    with platform.stopped("trainer"):
+        job = platform.client.train(tiny_vit(training={"max_steps": 4}))
+        held = eventually(lambda: reservations(platform))
+        assert [each.state for each in held] == [ReservationState.RESERVATION_STATE_HELD]
+        platform.kill("gateway")
+    platform.start("gateway")
+    job.wait()
+    assert [attempt.attempt for attempt in job.message.attempts if attempt.HasField("start_time")] == [1]
+    eventually(lambda: not reservations(platform))
+
+
 @pytest.mark.parametrize("moment_s", [0.0, 0.05, 0.3, 3.0])
 def test_a_killed_gateway_ends_in_one_run(platform: Platform, moment_s: float) -> None:
     spec = tiny_vit(training={"max_steps": 4})

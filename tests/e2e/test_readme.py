@@ -38,8 +38,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     chosen = [
         each for label in range(10) for each in [d for d in digits() if d.label == label][:EXAMPLES_PER_LABEL]
     ]
-    write_zip(place / "digits.zip", chosen)
-    (place / "picture.png").write_bytes(chosen[0].png)
+    pictures = place / "build/demo/pictures"
+    pictures.mkdir(parents=True)
+    write_zip(place / "build/demo/digits.zip", chosen)
+    (pictures / "a-7.png").write_bytes(chosen[0].png)
     (place / "examples").mkdir()
     spec = yaml.safe_load((ROOT / "examples/digits-vit.yaml").read_text())
     spec["training"] |= {"num_train_epochs": 1}

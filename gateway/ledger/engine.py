@@ -7,6 +7,7 @@ from typing import Any, Self, TypeVar
 
 from sqlalchemy import Executable
 from sqlalchemy.engine import CursorResult, make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from gateway.jobs.job import LiveProgress
@@ -16,6 +17,10 @@ from gateway.signals import Signals
 
 T = TypeVar("T")
 _TRIES = 20
+
+# How PostgreSQL says that two transactions met: serialization failure, deadlock, unique violation. On SQLite
+# there is one writer, and nobody to meet.
+_MET = frozenset({"40001", "40P01", "23505"})
 
 
 class Moved(Exception):
@@ -71,7 +76,16 @@ class Ledger:
         return await _to_its_end(self._run(work, write=False))
 
     async def write(self, work: Work[T]) -> T:
-        """Return what `work` returns, once its changes are on the disk; if it raises, nothing has changed."""
+        """Return what `work` returns, once its changes are on the disk; if it raises, nothing has changed.
+
+        Where it met another transaction it is done again, and then sees what that one wrote.
+        """
+        for _ in range(_TRIES):
+            try:
+                return await _to_its_end(self._run(work, write=True))
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) not in _MET:
+                    raise
         return await _to_its_end(self._run(work, write=True))
 
     async def decide(self, work: Work[T]) -> T:

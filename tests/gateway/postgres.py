@@ -14,8 +14,9 @@ from tests.gateway.rig import free_port
 _PROGRAMS = ("initdb", "pg_ctl", "createdb")
 # Debian keeps the server's programs out of the way of PATH.
 _PLACES = [*Path("/usr/lib/postgresql").glob("*/bin"), *map(Path, os.get_exec_path())]
-# The server refuses to run as root.
-_USER = "postgres" if os.geteuid() == 0 else None
+# The server refuses to run as root. Another program changes the user: this process would have to fork for it,
+# which one that uses grpc must not do.
+_AS_USER = ("runuser", "-u", "postgres", "--") if os.geteuid() == 0 else ()
 
 
 def programs() -> Path | None:
@@ -52,11 +53,10 @@ class Postgres:
     def _run(self, program: str, *arguments: str) -> None:
         # Output into a file: the server inherits it, and a pipe would never end.
         with (self._directory / "said").open("ab") as said:
-            command = [self._bin / program, *arguments]
+            command = [*_AS_USER, str(self._bin / program), *arguments]
             subprocess.run(
                 command,
                 cwd=self._directory,
-                user=_USER,
                 stdout=said,
                 stderr=said,
                 stdin=subprocess.DEVNULL,
@@ -68,8 +68,8 @@ class Postgres:
 def postgres(bin_dir: Path) -> Iterator[Postgres]:
     """Keep a server running."""
     directory = Path(tempfile.mkdtemp(prefix="weighbridge-postgres-"))
-    if _USER is not None:
-        shutil.chown(directory, _USER)
+    if _AS_USER:
+        shutil.chown(directory, "postgres")
     server = Postgres(bin_dir, directory, free_port())
     try:
         server.start()

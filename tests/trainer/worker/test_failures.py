@@ -1,10 +1,9 @@
 """What errors of all kinds mean to the one who ran the job."""
 
 import errno
-import multiprocessing
-import os
+import subprocess
+import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,8 @@ import pytest
 from services.common.errors import InvalidSpec
 from services.trainer.work.errors import BadCheckpoint, BadItem, Diverged, FetchFailed
 from services.trainer.work.failures import asked_for_bytes, failure_from, is_out_of_memory
-from services.trainer.work.memory import GroupMeter, group_members
 
 HERE = Path()
-FORK = multiprocessing.get_context("fork")
-GROWTH_BYTES = 64 << 20
 CPU_FULL = RuntimeError(
     "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: "
     "you tried to allocate 8589934592 bytes. Error code 12 (Cannot allocate memory)"
@@ -88,50 +84,44 @@ def test_bad_item_survives_the_way_a_loader_passes_errors_on() -> None:
     assert (passed_on.item, passed_on.detail) == ('odd"[name]\n.png', "it is [damaged]")
 
 
-def test_growth_is_seen_between_two_exact_measurements() -> None:
-    def check() -> None:
-        group = GroupMeter()
-        before = group.measure()
-        grown = bytearray(os.urandom(1) * GROWTH_BYTES)
-        assert group.measure() - before > GROWTH_BYTES * 3 // 4
-        del grown
+GROWTH = """
+import multiprocessing, os
+from services.trainer.work.memory import GroupMeter, group_members
 
-    in_a_group_of_its_own(check)
+def grow():
+    return bytearray(os.urandom(1) * (64 << 20))
 
+group = GroupMeter()
+before = group.measure()
+"""
+OWN_GROWTH = """
+grown = grow()
+assert group.measure() - before > 48 << 20
+"""
+CHILDS_GROWTH = """
+fork = multiprocessing.get_context("fork")
+grown, done = fork.Event(), fork.Event()
 
-def test_memory_of_the_group_counts_children_too() -> None:
-    def check() -> None:
-        grown, done = FORK.Event(), FORK.Event()
+def child():
+    kept = grow()
+    grown.set()
+    done.wait()
 
-        def grow() -> None:
-            kept = bytearray(os.urandom(1) * GROWTH_BYTES)
-            grown.set()
-            done.wait()
-            del kept
-
-        group = GroupMeter()
-        before = group.measure()
-        child = FORK.Process(target=grow)
-        child.start()
-        try:
-            grown.wait(30)
-            assert child.pid in group_members()
-            assert group.measure() - before > GROWTH_BYTES * 3 // 4
-        finally:
-            done.set()
-            child.join()
-
-    in_a_group_of_its_own(check)
-
-
-def in_a_group_of_its_own(check: Callable[[], None]) -> None:
-    """Run a check where no other test's processes are counted."""
-
-    def run() -> None:
-        os.setsid()
-        check()
-
-    process = FORK.Process(target=run)
-    process.start()
+process = fork.Process(target=child)
+process.start()
+try:
+    grown.wait(30)
+    assert process.pid in group_members()
+    assert group.measure() - before > 48 << 20
+finally:
+    done.set()
     process.join()
-    assert process.exitcode == 0
+"""
+
+
+@pytest.mark.parametrize("growth", [OWN_GROWTH, CHILDS_GROWTH], ids=["own", "childs"])
+def test_growth_of_the_group_is_seen_between_two_exact_measurements(growth: str) -> None:
+    # In a process group of its own, where no other test's processes are counted.
+    command = [sys.executable, "-c", GROWTH + growth]
+    done = subprocess.run(command, start_new_session=True, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

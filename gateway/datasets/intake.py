@@ -4,8 +4,6 @@ import asyncio
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy.exc import IntegrityError
-
 from gateway.datasets.checking import Checker
 from gateway.datasets.dataset import Dataset, Upload
 from gateway.jobs.job import now
@@ -82,8 +80,4 @@ class Intake:
             await forget_upload(tx, dataset.upload, now() + self._delay)
             return dataset
 
-        try:
-            return await self._ledger.decide(work)
-        except IntegrityError:
-            # Another replica finished the same upload, or another one of that name, a moment ago.
-            return await self._ledger.decide(work)
+        return await self._ledger.decide(work)

@@ -4,8 +4,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy.exc import IntegrityError
-
 from gateway.jobs.job import Attempt, Job, now
 from gateway.jobs.references import look_up
 from gateway.jobs.states import FINAL, RESUMABLE, JobState
@@ -73,11 +71,7 @@ class Jobs:
             await ledger_jobs.insert_job(tx, job, new.spec.labels)
             return await _view(tx, job.id)
 
-        try:
-            return await self._ledger.write(work)
-        except IntegrityError:
-            # Another replica wrote the same request down a moment ago: now it is found.
-            return await self._ledger.write(work)
+        return await self._ledger.write(work)
 
     async def _repeated(self, tx: Transaction, first: Job, new: NewJob) -> JobView:
         if first.request_sha256 != new.request_sha256:

@@ -111,7 +111,7 @@ class Jobs:
         """Write down that a job is to stop; the dispatcher sees to it. A final state is left alone."""
 
         async def work(tx: Transaction) -> JobView:
-            job = (await find(tx, name)).job
+            job = (await find(tx, name, hold=True)).job
             # Whatever runs or is reserved is the dispatcher's to end: it alone knows what is on its way.
             if job.state not in FINAL and job.state is not JobState.CANCELLING:
                 await ledger_jobs.move(tx, job, JobState.CANCELLING, conditions=job.conditions)
@@ -128,7 +128,7 @@ class Jobs:
         """
 
         async def work(tx: Transaction) -> JobView:
-            job = (await find(tx, name)).job
+            job = (await find(tx, name, hold=True)).job
             if job.state not in RESUMABLE:
                 raise WrongState(job.name, job.state, "failed or cancelled")
             if job.estimate is None:
@@ -150,7 +150,7 @@ class Jobs:
         """
 
         async def work(tx: Transaction) -> JobView:
-            view = await find(tx, name)
+            view = await find(tx, name, hold=True)
             job = view.job
             if job.state not in FINAL:
                 raise WrongState(job.name, job.state, "a final state: cancel it first")
@@ -172,11 +172,15 @@ class Jobs:
         return await self._ledger.read(work)
 
 
-async def find(tx: Transaction, name: str) -> JobView:
-    """Return the job of a name that the caller may see. Raises NotFound."""
+async def find(tx: Transaction, name: str, *, hold: bool = False) -> JobView:
+    """Return the job of a name that the caller may see. Raises NotFound.
+
+    A caller's decision holds the job: against a dispatcher that moves it many times a second, a caller that
+    only compares and begins again could lose every time.
+    """
     project, job_id = parse_job(name)
     see(project, name)
-    job = await ledger_jobs.get_job(tx, job_id)
+    job = await ledger_jobs.get_job(tx, job_id, hold=hold)
     if job is None or job.project != project:
         raise NotFound(name)
     return JobView(job, await attempts.attempts_of(tx, job_id))

@@ -53,8 +53,11 @@ class Ledger:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self.signals: Signals[LiveProgress] = Signals()
+        sqlite = engine.dialect.name == "sqlite"
         # SQLite has one writer; a queue in this process is fairer and quicker than its retries.
-        self._writer = asyncio.Lock() if engine.dialect.name == "sqlite" else contextlib.nullcontext()
+        self._writer = asyncio.Lock() if sqlite else contextlib.nullcontext()
+        # There every transaction sees one state; PostgreSQL has to be asked for that.
+        self._reading = {} if sqlite else {"isolation_level": "REPEATABLE READ"}
 
     @classmethod
     async def open(cls, url: str) -> Self:
@@ -108,7 +111,7 @@ class Ledger:
     @contextlib.asynccontextmanager
     async def _begin(self, *, write: bool) -> Any:
         async with self._engine.connect() as connection:
-            await connection.execution_options(**{WRITE: write})
+            await connection.execution_options(**{WRITE: write}, **({} if write else self._reading))
             async with connection.begin():
                 yield connection
 

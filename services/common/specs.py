@@ -113,6 +113,15 @@ class DatasetFormat(StrEnum):
     CSV = "csv"
 
 
+class RowShape(StrEnum):
+    """What a row of text says."""
+
+    TEXT = "text"
+    MESSAGES = "messages"
+    PROMPT_COMPLETION = "prompt_completion"
+    PREFERENCE = "preference"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
     """Where architecture and weights come from: exactly one of `hub`, `path`, `gguf`, `config` and `job`."""
@@ -146,6 +155,7 @@ class TextOptions:
     dataset_text_field: str = ""
     neftune_noise_alpha: float | None = None
     router_aux_loss_coef: float | None = None
+    chat_template: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +212,7 @@ class TrainingOptions:
     logging_steps: int | None = None
     dataloader_num_workers: int | None = None
     label_smoothing_factor: float | None = None
+    use_liger_kernel: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,7 +296,7 @@ class TrainingSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightFile:
-    """One file of weights."""
+    """One file of a model: of its weights, or of its tokenizer."""
 
     path: str
     size_bytes: int
@@ -304,6 +315,8 @@ class ResolvedModel:
     artifact_digest: str = ""
     location: str = ""
     processor_json: str = ""
+    chat_template: str = ""
+    processor_files: tuple[WeightFile, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,6 +325,18 @@ class LabelCount:
 
     label: str
     count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextStatistics:
+    """How long a text data set's rows are, in characters, and how often they repeat."""
+
+    min_characters: int
+    median_characters: int
+    p95_characters: int
+    max_characters: int
+    duplicate_count: int = 0
+    conversational: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,6 +351,8 @@ class DatasetSummary:
     labels: tuple[LabelCount, ...] = ()
     max_pixels: int = 0
     unpacked_bytes: int = 0
+    row_shape: RowShape | None = None
+    text: TextStatistics | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from weighbridge import exceptions as e
+from weighbridge.common.v1.artifacts_pb2 import Failure
 
 DOMAIN = "weighbridge"
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -19,8 +20,12 @@ BY_REASON: dict[str, type[e.CallError]] = {
     "INVALID_DATASET": e.InvalidDataset,
     "DIGEST_MISMATCH": e.DigestMismatch,
     "INVALID_CURSOR": e.InvalidCursor,
+    "PROMPT_TOO_LONG": e.PromptTooLong,
     "REQUEST_ID_REUSED": e.RequestIdReused,
     "IN_USE": e.InUse,
+    "INSUFFICIENT_DISK": e.InsufficientDisk,
+    "MUST_WAIT": e.MustWait,
+    "DOES_NOT_FIT": e.DoesNotFit,
     "QUOTA_EXCEEDED": e.QuotaExceeded,
     "TOO_LARGE": e.TooLarge,
 }
@@ -52,6 +57,13 @@ def call_error(error: grpc.RpcError, target: str) -> e.CallError:
         return _without_details(code, text, target)
     kind = BY_REASON.get(info.reason) or BY_CODE.get(code, e.CallError)
     return kind(info.reason, status.message or text, dict(info.metadata), violations, retry_after_s)
+
+
+def refusal_error(refusal: Failure) -> e.CallError:
+    """Return the exception that a refused message of a conversation becomes: the call itself goes on."""
+    kind = BY_REASON.get(refusal.reason, e.InvalidRequest)
+    keys = dict(refusal.metadata)
+    return kind(refusal.reason, refusal.message, keys, keys if kind is e.InvalidRequest else {})
 
 
 def _without_details(code: grpc.StatusCode, text: str, target: str) -> e.CallError:

@@ -5,6 +5,9 @@ WeighbridgeError
 ├── SpecError                    a spec cannot be understood: every problem with its line and field
 ├── CorruptDownload              the bytes that arrived are not those that were stated
 ├── UnsafePath                   an artifact names a file outside of the directory it is downloaded to
+├── NotExportable                an artifact does not hold what was asked for, such as an adapter
+├── NoConverter                  the program that makes GGUF files is not installed
+├── ConversionFailed             it is, and does not take the model
 ├── JobEnded                     `wait` was for a job that did not succeed
 │   ├── JobFailed
 │   ├── JobCancelled
@@ -15,14 +18,18 @@ WeighbridgeError
     │   ├── InvalidModel         the model cannot be read
     │   ├── InvalidDataset       the data breaks a rule
     │   ├── DigestMismatch       the bytes received are not those that were announced
-    │   └── InvalidCursor        a cursor was made for another request
+    │   ├── InvalidCursor        a cursor was made for another request
+    │   └── PromptTooLong        a conversation is too long for its model, or for its memory
     ├── Unauthenticated          no token, or one that belongs to nobody
     ├── PermissionDenied         the token's owner may not do this
     ├── NotFound                 no such resource, or one of another project
     ├── AlreadyExists            a resource of that name exists
     │   └── RequestIdReused      the request id was used with another body
     ├── WrongState               FAILED_PRECONDITION: not now
-    │   └── InUse                another resource still needs this one
+    │   ├── InUse                another resource still needs this one
+    │   ├── InsufficientDisk     a node's disk has no room for it
+    │   ├── MustWait             what the call would load fits, but not now
+    │   └── DoesNotFit           no node can hold what the call would load
     ├── WrongOffset              a chunk does not begin at the committed size
     ├── LimitExceeded            RESOURCE_EXHAUSTED
     │   ├── QuotaExceeded        a quota of the caller: `retry_after_s` says when to come back
@@ -92,6 +99,18 @@ class UnsafePath(WeighbridgeError):
         super().__init__(f"the artifact names the path {path!r}, which leads out of the directory: refused")
 
 
+class NotExportable(WeighbridgeError):
+    """An artifact does not hold what was asked for, such as an adapter; nothing was downloaded."""
+
+
+class NoConverter(WeighbridgeError):
+    """The program that makes GGUF files is not installed: the text says how to."""
+
+
+class ConversionFailed(WeighbridgeError):
+    """The converter ended without a GGUF file: the text ends with what it said."""
+
+
 class JobEnded(WeighbridgeError):
     """A job that was waited for did not succeed. `job` is the job as it ended."""
 
@@ -159,6 +178,10 @@ class InvalidCursor(InvalidRequest):
     """A cursor or page token was made for another request. Metadata: token."""
 
 
+class PromptTooLong(InvalidRequest):
+    """A conversation is too long for its model, or for the memory reserved. Metadata: limit, actual."""
+
+
 class Unauthenticated(CallError):
     """There is no token, or it belongs to nobody."""
 
@@ -185,6 +208,18 @@ class WrongState(CallError):
 
 class InUse(WrongState):
     """Another resource still needs this one. Metadata: resource, user."""
+
+
+class InsufficientDisk(WrongState):
+    """A node's disk has no room for it; nothing was begun. Metadata: resource, needed_bytes, free_bytes."""
+
+
+class MustWait(WrongState):
+    """What the call would load fits a node, but not into what is free now. Metadata: resource, detail."""
+
+
+class DoesNotFit(WrongState):
+    """No node can hold what the call would load; the text is the verdict. Metadata: resource, detail."""
 
 
 class WrongOffset(CallError):

@@ -1,17 +1,19 @@
 """Every way in which a call can fail, as classes with fields.
 
 ServiceError
-├── InvalidRequest, InvalidSpec, InvalidModel, InvalidDataset, DigestMismatch, InvalidCursor INVALID_ARGUMENT
+├── InvalidRequest, InvalidSpec, InvalidModel, InvalidDataset, DigestMismatch, InvalidCursor,
+│   PromptTooLong                                                                          INVALID_ARGUMENT
 ├── Unauthenticated                                                                        UNAUTHENTICATED
 ├── PermissionDenied                                                                       PERMISSION_DENIED
 ├── NotFound                                                                               NOT_FOUND
 ├── AlreadyExists, RequestIdReused                                                         ALREADY_EXISTS
-├── WrongState, ApprovalRefused, StaleAttempt, NoReservation, InUse                        FAILED_PRECONDITION
+├── WrongState, ApprovalRefused, StaleAttempt, NoReservation, InUse, InsufficientDisk,
+│   MustWait, DoesNotFit                                                                   FAILED_PRECONDITION
 ├── WrongOffset                                                                            OUT_OF_RANGE
 ├── QuotaExceeded, TooLarge                                                                RESOURCE_EXHAUSTED
 ├── PeerUnavailable, Draining                                                              UNAVAILABLE
 ├── NotAvailable                                                                           UNIMPLEMENTED
-├── DeadlineExceeded                                                                       DEADLINE_EXCEEDED
+├── DeadlineExceeded, Idle                                                                 DEADLINE_EXCEEDED
 ├── Internal                                                                               INTERNAL
 └── RemoteError (a peer's error that this version has no class for; keeps its code)
 
@@ -155,6 +157,23 @@ class InvalidCursor(ServiceError):
 
 
 @dataclass(eq=False)
+class PromptTooLong(ServiceError):
+    """A conversation has more tokens than the model, or the memory reserved for it, can hold."""
+
+    reason = "PROMPT_TOO_LONG"
+    code = Code.INVALID_ARGUMENT
+    limit: int
+    actual: int
+
+    def __str__(self) -> str:
+        return (
+            f"the conversation has {self.actual} tokens with this message, and there is room for "
+            f"{self.limit}, the answer included: say less, or begin again, with a longer context where "
+            "the model has one"
+        )
+
+
+@dataclass(eq=False)
 class Unauthenticated(ServiceError):
     """No token came with the call, or one that belongs to nobody."""
 
@@ -281,6 +300,50 @@ class InUse(ServiceError):
 
 
 @dataclass(eq=False)
+class InsufficientDisk(ServiceError):
+    """The node's disk has no room for it (both in bytes); nothing was begun."""
+
+    reason = "INSUFFICIENT_DISK"
+    code = Code.FAILED_PRECONDITION
+    resource: str
+    needed_bytes: int
+    free_bytes: int
+
+    def __str__(self) -> str:
+        gib = 1 << 30
+        return (
+            f"{self.resource} needs {self.needed_bytes / gib:.2f} GiB more on the node's disk, which has "
+            f"{self.free_bytes / gib:.2f} GiB free: delete models or finished jobs, or choose another node"
+        )
+
+
+@dataclass(eq=False)
+class MustWait(ServiceError):
+    """What the call would load fits a node, but not into what is free there now: `detail` is the verdict."""
+
+    reason = "MUST_WAIT"
+    code = Code.FAILED_PRECONDITION
+    resource: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.resource} {self.detail}"
+
+
+@dataclass(eq=False)
+class DoesNotFit(ServiceError):
+    """No node's capacity holds what the call would load: `detail` is the verdict."""
+
+    reason = "DOES_NOT_FIT"
+    code = Code.FAILED_PRECONDITION
+    resource: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.resource} {self.detail}"
+
+
+@dataclass(eq=False)
 class WrongOffset(ServiceError):
     """A chunk does not begin where the committed bytes end."""
 
@@ -366,6 +429,18 @@ class DeadlineExceeded(ServiceError):
 
     def __str__(self) -> str:
         return "the deadline passed before the work was done: allow more time"
+
+
+@dataclass(eq=False)
+class Idle(ServiceError):
+    """Nobody said anything for longer than a conversation may rest."""
+
+    reason = "IDLE"
+    code = Code.DEADLINE_EXCEEDED
+    limit_s: int
+
+    def __str__(self) -> str:
+        return f"nobody said anything for {self.limit_s} s, so the memory was given back: begin again"
 
 
 @dataclass(eq=False)

@@ -17,11 +17,13 @@ _NODE = re.compile(r"nodes/([a-z0-9][a-z0-9.-]{0,62})")
 _RUN = re.compile(r"runs/([a-z0-9]{1,62})-([1-9][0-9]{0,8})")
 # Without i, l, o and u: ids are read aloud and typed.
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_ID_LENGTH = 16
+_CHAT = "chat"
 
 
 def new_id() -> str:
     """Return 16 random characters of `[a-z0-9]`, 80 bits: unique wherever they are made."""
-    return "".join(secrets.choice(_ALPHABET) for _ in range(16))
+    return "".join(secrets.choice(_ALPHABET) for _ in range(_ID_LENGTH))
 
 
 def project_name(project: str) -> str:
@@ -80,6 +82,20 @@ def parse_node(name: str, field: str = "name") -> str:
 def run_name(job_id: str, attempt: int) -> str:
     """Return `runs/{job_id}-{attempt}`."""
     return f"runs/{job_id}-{attempt}"
+
+
+def chat_run_name() -> str:
+    """Return a new run's name under which memory is reserved for a conversation.
+
+    A job's id is 16 characters long; this one is longer, so it never is a job's.
+    """
+    return run_name(f"{_CHAT}{new_id()}", 1)
+
+
+def is_chat_run(run: str) -> bool:
+    """Say whether a run's name is that of a conversation."""
+    job_id = parse_run(run)[0]
+    return job_id.startswith(_CHAT) and len(job_id) > _ID_LENGTH
 
 
 def parse_run(name: str, field: str = "run") -> tuple[str, int]:

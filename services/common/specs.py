@@ -337,6 +337,7 @@ class TextStatistics:
     max_characters: int
     duplicate_count: int = 0
     conversational: bool = False
+    text_column: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from services.common.errors import Draining
 
+_ENDLESS = ("Watch", "Stream", "Chat")
+
 
 @dataclass
 class _Mark:
@@ -15,7 +17,7 @@ class _Mark:
 
 
 class Watches:
-    """Calls of `Watch…` and `Stream…` methods: at the drain they end, and their callers go on elsewhere.
+    """Calls of `Watch…`, `Stream…` and `Chat` methods: at the drain they end; their callers go on elsewhere.
 
     Other calls (an upload, say) get the grace that the server gives to end by themselves.
     """
@@ -31,7 +33,7 @@ class Watches:
             Draining: it was ended.
         """
         task = asyncio.current_task()
-        if task is None or not method.rpartition("/")[2].startswith(("Watch", "Stream")):
+        if task is None or not method.rpartition("/")[2].startswith(_ENDLESS):
             yield
             return
         mark = self._marks[task] = _Mark()

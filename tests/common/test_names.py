@@ -52,3 +52,10 @@ def test_new_ids_differ_and_fit_every_name() -> None:
     ids = {names.new_id() for _ in range(1000)}
     assert len(ids) == 1000
     assert all(names.parse_run(names.run_name(each, 1)) == (each, 1) for each in ids)
+
+
+def test_a_chats_run_is_never_a_jobs() -> None:
+    assert names.is_chat_run(names.chat_run_name())
+    # A job's own id may begin with the same letters.
+    assert not names.is_chat_run("runs/chat456789abcdef-1")
+    assert not names.is_chat_run(names.run_name(names.new_id(), 1))

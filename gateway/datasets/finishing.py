@@ -19,7 +19,6 @@ from services.common.errors import (
     AlreadyExists,
     DigestMismatch,
     InvalidDataset,
-    NotAvailable,
     NotFound,
     WrongState,
 )
@@ -42,7 +41,7 @@ class Finisher:
         Raises:
             NotFound: there is no such upload, or its data was refused before.
             WrongState: bytes are missing.
-            DigestMismatch, InvalidDataset, NotAvailable, AlreadyExists: it is refused, and nothing is kept.
+            DigestMismatch, InvalidDataset, AlreadyExists: it is refused, and nothing is kept.
         """
         project, upload_id = parse_upload(name)
         see(project, name)
@@ -79,7 +78,7 @@ class Finisher:
                     raise DigestMismatch(f"sha256:{sha256}", f"sha256:{actual}")
                 return await self._intake.take(Path(file.name), sha256, upload)
             # Anything else is this service's trouble, not the data's: the upload stays.
-            except (DigestMismatch, InvalidDataset, NotAvailable, AlreadyExists):
+            except (DigestMismatch, InvalidDataset, AlreadyExists):
                 await self._intake.discard(upload)
                 raise
 

@@ -38,7 +38,7 @@ class Importer:
         Raises:
             InvalidRequest: the settings do not allow the URI, or nothing lies there.
             AlreadyExists: there is a data set of that name.
-            TooLarge, InvalidDataset, NotAvailable: it is not fit to train on.
+            TooLarge, InvalidDataset: it is not fit to train on.
         """
         enter(project)
         check_uri(uri, self._settings.import_prefixes)

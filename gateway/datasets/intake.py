@@ -32,7 +32,7 @@ class Intake:
         """Make the file at `path`, whose digest is known, the data set that `upload` was to become.
 
         Raises:
-            InvalidDataset, NotAvailable: it is not fit to train on.
+            InvalidDataset: it is not fit to train on.
             AlreadyExists: another upload became that data set meanwhile.
         """
         found = await self._checker.check(path, upload.file_name, upload.format)
@@ -49,6 +49,8 @@ class Intake:
             labels=found.labels,
             max_pixels=found.max_pixels,
             unpacked_bytes=found.unpacked_bytes,
+            row_shape=found.row_shape,
+            text=found.text,
         )
         dataset = Dataset(
             project=upload.project,

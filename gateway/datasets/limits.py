@@ -1,18 +1,20 @@
-"""What an uploaded archive may be. Imported by the process that checks one: it stays small."""
+"""What an uploaded file may be. Imported by the process that checks one: it stays small."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of an archive of images."""
+    """Limits of an archive of images, or of a file of text."""
 
     max_items: int
-    """Entries of the archive."""
+    """Entries of an archive."""
+    max_rows: int
+    """Rows of a file of text."""
     max_unpacked_bytes: int
-    """All entries unpacked."""
+    """All entries unpacked, or all rows."""
     max_item_bytes: int
-    """One entry unpacked."""
+    """One entry unpacked, or one row."""
     max_ratio: int
     """Bytes that one byte of an entry may unpack to."""
     max_pixels: int
@@ -25,7 +27,7 @@ class Limits:
 
 @dataclass
 class Broken(Exception):
-    """The archive breaks a rule; the same fields as InvalidDataset's."""
+    """The data breaks a rule; the same fields as InvalidDataset's."""
 
     item: str
     limit: str

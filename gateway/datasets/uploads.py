@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from gateway.datasets.checking import refuse_format
 from gateway.datasets.dataset import Upload
 from gateway.jobs.job import now
 from gateway.ledger import blobs, uploads
@@ -61,12 +60,11 @@ class Uploads:
         """Begin an upload.
 
         Raises:
-            TooLarge, NotAvailable: such data is not taken.
+            TooLarge: so much data is not taken.
             AlreadyExists: there is a data set of that name.
             QuotaExceeded: the caller has too many uploads open.
         """
         enter(new.project)
-        refuse_format(new.format)
         if new.size_bytes > self._settings.max_upload_bytes:
             raise TooLarge(self._settings.max_upload_bytes, new.size_bytes)
         upload = Upload(

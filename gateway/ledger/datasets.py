@@ -9,7 +9,7 @@ from sqlalchemy import Row, and_, delete, insert, or_, select
 from gateway.datasets.dataset import Dataset
 from gateway.ledger.engine import Transaction
 from gateway.ledger.tables import datasets
-from services.common.specs import DatasetFormat, DatasetSummary, LabelCount
+from services.common.specs import DatasetFormat, DatasetSummary, LabelCount, RowShape, TextStatistics
 
 
 async def insert_dataset(tx: Transaction, dataset: Dataset) -> None:
@@ -53,5 +53,9 @@ def _dataset(row: Row[Any]) -> Dataset:
     summary = dict(row.summary)
     summary["format"] = DatasetFormat(summary["format"])
     summary["labels"] = tuple(LabelCount(**label) for label in summary["labels"])
+    # Rows of an earlier version say nothing of text.
+    shape, text = summary.get("row_shape"), summary.get("text")
+    summary["row_shape"] = RowShape(shape) if shape else None
+    summary["text"] = TextStatistics(**text) if text else None
     values = {**row._mapping, "summary": DatasetSummary(**summary), "warnings": tuple(row.warnings)}
     return Dataset(**values)

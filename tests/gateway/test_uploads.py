@@ -2,7 +2,10 @@
 
 import asyncio
 import hashlib
+import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from services.common.errors import (
@@ -10,7 +13,6 @@ from services.common.errors import (
     DigestMismatch,
     InvalidDataset,
     InvalidRequest,
-    NotAvailable,
     NotFound,
     QuotaExceeded,
     TooLarge,
@@ -186,19 +188,64 @@ async def test_a_data_set_never_changes(rig: Rig) -> None:
     assert isinstance(await refused(begin(rig, "fixed")), AlreadyExists)
 
 
-async def test_formats_that_no_recipe_takes_are_told_apart(rig: Rig) -> None:
+async def test_rows_of_text_become_a_data_set_with_its_report(rig: Rig) -> None:
+    rows = [
+        {"conversations": [{"from": "human", "value": f"ask {n % 3}"}, {"from": "gpt", "value": "yes"}]}
+        for n in range(4)
+    ]
+    data = "\n".join(map(json.dumps, rows)).encode()
+    made = await rig.upload("chats", data)
+    summary = (await dataset(rig, "chats")).summary
+    assert made.summary == summary
+    assert summary.format == resolved_spec_pb2.DATASET_FORMAT_JSONL
+    assert summary.row_shape == resolved_spec_pb2.ROW_SHAPE_MESSAGES
+    assert (summary.example_count, summary.unpacked_bytes) == (4, 32)
+    text = summary.text
+    assert (text.min_characters, text.max_characters, text.duplicate_count) == (8, 8, 1)
+    assert text.conversational
+    assert [warning.partition(":")[0] for warning in made.warnings] == [
+        "rows spelled as ShareGPT's (conversations) are read as messages, with the roles user and assistant",
+        "25 % of the rows repeat an earlier one word for word",
+    ]
+
+
+async def test_parquet_and_csv_are_told_apart_by_their_bytes(rig: Rig) -> None:
+    target = pa.BufferOutputStream()
+    pq.write_table(pa.table({"prompt": ["a", "b"], "chosen": ["c", "d"], "rejected": ["e", "f"]}), target)
+    parquet = await rig.upload("parquet", target.getvalue().to_pybytes())
+    assert parquet.summary.format == resolved_spec_pb2.DATASET_FORMAT_PARQUET
+    assert parquet.summary.row_shape == resolved_spec_pb2.ROW_SHAPE_PREFERENCE
+    comma = await rig.upload("comma", b"prompt,completion\r\na,b\r\n")
+    assert comma.summary.format == resolved_spec_pb2.DATASET_FORMAT_CSV
+    assert comma.summary.row_shape == resolved_spec_pb2.ROW_SHAPE_PROMPT_COMPLETION
+    assert isinstance(await refused(rig.upload("text", b"hello world")), InvalidDataset)
+
+
+async def test_a_bad_row_is_named_by_line_and_column_and_nothing_is_kept(rig: Rig) -> None:
+    data = b'{"messages": [{"role": "user", "content": "a"}]}\n' * 3
+    name = await begin(rig, "rows", len(data))
+    await rig.alice.WriteUpload(chunks(name, data))
+    error = await refused(rig.alice.FinishUpload(finish(name, data)))
+    assert isinstance(error, InvalidDataset)
+    assert error.item == "line 1, column messages"
+    assert error.limit == "a turn of the assistant to learn from"
+    assert error.actual == "turns of user only; faults also in line 2, line 3"
+    await nothing_is_left(rig, name, "rows", data)
+
+
+async def test_what_an_upload_announces_is_held_against_its_bytes(rig: Rig) -> None:
+    data = b"PAR1 and so on"
     request = service_pb2.CreateUploadRequest(
         parent="projects/default",
-        dataset_id="text",
-        size_bytes=10,
+        dataset_id="announced",
+        size_bytes=len(data),
         format=resolved_spec_pb2.DATASET_FORMAT_JSONL,
+        file_name="data.jsonl",
     )
-    error = await refused(rig.alice.CreateUpload(request))
-    assert isinstance(error, NotAvailable)
-    assert "jsonl" in str(error)
-    parquet = await refused(rig.upload("parquet", b"PAR1 and so on"))
-    assert isinstance(parquet, NotAvailable)
-    assert isinstance(await refused(rig.upload("text", b"hello world")), InvalidDataset)
+    upload = await rig.alice.CreateUpload(request)
+    await rig.alice.WriteUpload(chunks(upload.name, data))
+    error = await refused(rig.alice.FinishUpload(finish(upload.name, data)))
+    assert str(error) == "data.jsonl: JSON lines, as was announced, but found a Parquet file"
 
 
 async def test_a_data_set_is_deleted_when_no_live_job_needs_it(rig: Rig) -> None:
@@ -239,6 +286,9 @@ async def test_an_import_comes_from_where_it_is_allowed_only(rig: Rig) -> None:
 
     made = await rig.alice.ImportDataset(request(f"file://{imports}/data.zip"))
     assert made.summary.example_count == 40
+    (imports / "rows.csv").write_text("text\nhello\n")
+    text = await rig.alice.ImportDataset(request(f"file://{imports}/rows.csv", "imported-text"))
+    assert text.summary.text.max_characters == 5
     for uri in (
         f"file://{rig.directory}/secret.zip",
         f"file://{imports}/../secret.zip",

@@ -1,18 +1,16 @@
-"""`weighbridge datasets`: upload, import, list, delete."""
+"""`weighbridge datasets`: upload, import, list, get, delete."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from weighbridge.cli import output, words
-from weighbridge.cli.progress import transfer
+from weighbridge.cli import output
+from weighbridge.cli.progress import resumable, transfer
 from weighbridge.cli.session import JsonFlag, session
+from weighbridge.cli.views_datasets import dataset_table, show_dataset
 from weighbridge.common.v1.resolved_spec_pb2 import DatasetFormat
 from weighbridge.gateway.v1.resources_pb2 import Dataset
-from weighbridge.names import short
 from weighbridge.spec_file.values import read_enum
 
 app = typer.Typer(help="Data sets: uploaded once, validated, never changed.", no_args_is_help=True)
@@ -34,18 +32,9 @@ def upload(
     """Upload a file. The same command again goes on where a broken upload stopped."""
     name, kind = name or _name_of(file.name), _format(format)
     client = session(ctx).client()
-    with _resumable(), transfer(f"uploading {file.name}", quiet=session(ctx).json) as progress:
+    with resumable(), transfer(f"uploading {file.name}", quiet=session(ctx).json) as progress:
         dataset = client.datasets.upload(file, name, format=kind, progress=progress)
     _show(ctx, dataset)
-
-
-@contextmanager
-def _resumable() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        output.note("stopped: the same command goes on from here")
-        raise
 
 
 @app.command("import")
@@ -73,26 +62,17 @@ def list_all(
         for dataset in found:
             output.json_line(dataset)
         return
-    made = output.table(
-        "NAME",
-        "FORMAT",
-        "EXAMPLES",
-        "LABELS",
-        "SIZE",
-        "CREATED",
-        right=("EXAMPLES", "LABELS", "SIZE"),
-        prose=("FORMAT",),
-    )
-    for dataset in found:
-        made.add_row(
-            short(dataset.name),
-            _format_word(dataset),
-            f"{dataset.summary.example_count:,}",
-            str(len(dataset.summary.labels) or ""),
-            words.size(dataset.summary.size_bytes),
-            words.ago(dataset.create_time),
-        )
-    output.show(made)
+    output.show(dataset_table(found))
+
+
+@app.command()
+def get(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of the data set.")],
+    json: JsonFlag = False,
+) -> None:
+    """Show what a data set holds: examples, labels or lengths of rows, and what looks wrong with it."""
+    _show(ctx, session(ctx).client().datasets.get(name))
 
 
 @app.command()
@@ -115,22 +95,7 @@ def _show(ctx: typer.Context, dataset: Dataset) -> None:
     if session(ctx).json:
         output.json_line(dataset)
         return
-    summary = dataset.summary
-    labels = f", {len(summary.labels)} labels" if summary.labels else ""
-    output.say(
-        f"data set {short(dataset.name)}: {words.many(summary.example_count, 'example')}{labels}, "
-        f"{words.size(summary.size_bytes)}, {_format_word(dataset)}"
-    )
-    if summary.labels:
-        output.say(
-            "labels: " + ", ".join(f"{each.label} ({each.count})" for each in summary.labels[:20]), "dim"
-        )
-    for warning in dataset.warnings:
-        output.say(f"warning: {warning}", "yellow")
-
-
-def _format_word(dataset: Dataset) -> str:
-    return words.enum_word(DatasetFormat.Name(dataset.summary.format), "DATASET_FORMAT_")
+    show_dataset(dataset)
 
 
 def _format(text: str) -> DatasetFormat.ValueType:

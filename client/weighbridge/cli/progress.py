@@ -40,6 +40,16 @@ def transfer(text: str, *, quiet: bool) -> Iterator[Report]:
         yield _Lines(text).report
 
 
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Say that nothing is lost where Ctrl-C ends the block."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        output.note("stopped: the same command goes on from here")
+        raise
+
+
 def _ignore(done: int, total: int) -> None:
     pass
 

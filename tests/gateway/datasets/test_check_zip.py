@@ -24,6 +24,7 @@ from tests.gateway.archives import archive, good, png
 
 LIMITS = Limits(
     max_items=100,
+    max_rows=100,
     max_unpacked_bytes=10_000_000,
     max_item_bytes=4_000_000,
     max_ratio=200,

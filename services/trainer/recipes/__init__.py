@@ -15,7 +15,11 @@ from services.trainer.recipes.recipe import Hardware, Recipe, TensorShape, Weigh
 
 __all__ = ["TASKS", "Hardware", "Recipe", "TensorShape", "Weights", "recipe_for"]
 
-_MODULES = {Task.IMAGE_CLASSIFICATION: "services.trainer.recipes.image_classification"}
+_MODULES = {
+    Task.IMAGE_CLASSIFICATION: "services.trainer.recipes.image_classification",
+    Task.SFT: "services.trainer.recipes.sft",
+    Task.DPO: "services.trainer.recipes.dpo",
+}
 
 TASKS = tuple(_MODULES)
 """The tasks that there are recipes for."""

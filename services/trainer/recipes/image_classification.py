@@ -5,14 +5,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import EvalPrediction, PreTrainedConfig, set_seed
+from transformers import (
+    EvalPrediction,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+    set_seed,
+)
 
 from services.common.errors import NotAvailable
 from services.common.specs import PlacementOptions, Precision, TrainingSpec
 from services.trainer.recipes.adapter import add_adapter
-from services.trainer.recipes.arguments import build_arguments
+from services.trainer.recipes.arguments import argument_values
 from services.trainer.recipes.fields import need
 from services.trainer.recipes.model import build_model
+from services.trainer.recipes.placement import refuse_sharding
 from services.trainer.recipes.precision import choose_precision
 from services.trainer.recipes.recipe import Hardware, Recipe, TensorShape, Weights
 from services.trainer.recipes.trainer import RecipeTrainer
@@ -26,6 +33,7 @@ def build(
     weights: Weights | None = None,
     *,
     hardware: Hardware = Hardware(),  # noqa: B008 - frozen
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> RecipeTrainer:
     """Return the Trainer of a resolved spec, without data; without weights, from random ones.
 
@@ -44,15 +52,16 @@ def build(
     set_seed(seed)
     trainer = RecipeTrainer(
         model=add_adapter(built.model, spec.lora),
-        args=build_arguments(spec, precision, hardware),
+        args=TrainingArguments(**argument_values(spec, precision, hardware)),
         data_collator=collate,
         compute_metrics=score,
     )
+    trainer.average_micro_batches()
     trainer.notices = (*built.notices, f"precision: {precision.value}")
     return trainer
 
 
-def worst_batch(spec: TrainingSpec) -> Mapping[str, TensorShape]:
+def worst_batch(spec: TrainingSpec, config: PreTrainedConfig) -> Mapping[str, TensorShape]:
     """Return the shapes of the largest batch, which is the first one too: `pixel_values` and `labels`."""
     training = need(spec.training, "training")
     batch = need(training.per_device_train_batch_size, "training.per_device_train_batch_size")
@@ -98,10 +107,7 @@ def per_label(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _refuse_what_is_missing(spec: TrainingSpec) -> None:
     """Refuse what transformers would pass over, or do in its own way, without a word."""
     placement = spec.placement or PlacementOptions()
-    if (placement.device_count or 1) > 1:
-        raise NotAvailable(
-            "this version trains image classifiers on one device: set placement.device_count to 1"
-        )
+    refuse_sharding(placement)
     if placement.activation_offload or placement.expert_offload:
         raise NotAvailable("this version offloads nothing of image classifiers: leave the offloads out")
     if spec.quantization is not None:

@@ -42,7 +42,7 @@ def build_model(
     attention = choose_attention(spec.attn_implementation or Attention.AUTO, model_class, precision, hardware)
     options: dict[str, Any] = {
         "attn_implementation": attention.implementation,
-        "dtype": _storage_dtype(spec, precision),
+        "dtype": storage_dtype(spec, precision),
     }
     if weights is None:
         return Built(model_class._from_config(config, **options), (attention.reason,))
@@ -79,6 +79,19 @@ def label_names(config: PreTrainedConfig) -> tuple[str, ...]:
     return tuple(str(names[index]) for index in sorted(names))
 
 
+def storage_dtype(spec: TrainingSpec, precision: Precision) -> torch.dtype:
+    """Return how weights are stored: trained ones in fp32, under autocast; frozen ones as they compute."""
+    if spec.lora is None:
+        return torch.float32
+    return {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}.get(precision, torch.float32)
+
+
+def some_of(names: list[str]) -> str:
+    """Return the first few of many names, as a phrase."""
+    shown = ", ".join(names[:4]) or "nothing"
+    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
+
+
 def _settle_config(
     spec: TrainingSpec, config: PreTrainedConfig, model_class: type[PreTrainedModel], weights: Weights | None
 ) -> None:
@@ -96,13 +109,6 @@ def _settle_config(
         limit = f"this model's weights were made for {config.image_size} and keep that size"
         raise InvalidSpec("image.image_size", size, limit)
     config.image_size = size
-
-
-def _storage_dtype(spec: TrainingSpec, precision: Precision) -> torch.dtype:
-    """Return how weights are stored: trained ones in fp32, under autocast; frozen ones as they compute."""
-    if spec.lora is None:
-        return torch.float32
-    return {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}.get(precision, torch.float32)
 
 
 def _with_weights(
@@ -129,9 +135,9 @@ def _with_weights(
     left_over = sorted(set(report["unexpected_keys"]) | (heads - set(model.state_dict())))
     wrong = [name for name in missing if not name.startswith(head) or (same_labels and weights.complete)]
     if wrong or (left_over and weights.complete):
-        detail = f"these weights are not its own: missing {_some(wrong)}, left over {_some(left_over)}"
+        detail = f"these weights are not its own: missing {some_of(wrong)}, left over {some_of(left_over)}"
         raise InvalidModel(model=config.model_type, detail=detail)
-    told = [f"the weights hold more than is used: {_some(left_over)}"] if left_over else []
+    told = [f"the weights hold more than is used: {some_of(left_over)}"] if left_over else []
     if missing:
         return model, [*told, f"the classifier gets a new head of {len(labels)} labels"]
     return model, [*told, "the classifier's head is taken over: its labels are the same"]
@@ -143,8 +149,3 @@ def _outside_body(tensors: Mapping[str, torch.Tensor], model_class: type[PreTrai
     if any(name.startswith(body) for name in tensors):
         return {name for name in tensors if not name.startswith(body)}
     return {name for name in tensors if name.startswith("classifier.")}
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:4]) or "nothing"
-    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"

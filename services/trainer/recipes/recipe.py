@@ -8,7 +8,7 @@ from services.common.specs import DeviceKind, TrainingSpec
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
     from services.trainer.recipes.trainer import RecipeTrainer
 
@@ -56,16 +56,21 @@ class Build(Protocol):
         weights: Weights | None = None,
         *,
         hardware: Hardware = ...,
+        tokenizer: "PreTrainedTokenizerBase | None" = None,
     ) -> "RecipeTrainer":
-        """Return a Trainer without data. Raises InvalidSpec or InvalidModel."""
+        """Return a Trainer without data. Raises InvalidSpec, InvalidModel or NotAvailable.
+
+        `tokenizer` has padding and end tokens. Absent, which is enough where nothing but shapes matters, a
+        stand-in of two tokens is used. Recipes of images need none.
+        """
         ...
 
 
 class WorstBatch(Protocol):
     """Tells the shapes of the largest batch that training meets."""
 
-    def __call__(self, spec: TrainingSpec) -> Mapping[str, TensorShape]:
-        """Return the tensors of a batch by name."""
+    def __call__(self, spec: TrainingSpec, config: "PreTrainedConfig") -> Mapping[str, TensorShape]:
+        """Return the tensors of a batch by name. `config` is the model's."""
         ...
 
 

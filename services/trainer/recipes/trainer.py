@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import torch
 from peft import PeftModel
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, Trainer
 
 from services.common.specs import CheckpointOptions, EvaluationOptions, IntervalStrategy
@@ -19,6 +19,8 @@ class RecipeTrainer(Trainer):
 
     notices: tuple[str, ...] = ()
     """What is worth knowing about how it was built, as sentences."""
+    order: Sampler[int] | None = None
+    """The order of the training rows. None: shuffled by the seed."""
     _write: Callable[[], None] | None = None
     _read: Callable[[Path], None] | None = None
 
@@ -43,6 +45,15 @@ class RecipeTrainer(Trainer):
         self.args.save_strategy = (when_to_save.save_strategy or IntervalStrategy.EPOCH).value
         self.args.save_steps = when_to_save.save_steps or self.args.save_steps
 
+    def average_micro_batches(self) -> None:
+        """Take the loss of a step as the mean over its micro-batches and devices of the model's own mean.
+
+        Otherwise a model that takes any argument counts as one that divides its loss by the number of items
+        in the whole step. Those that compute a mean all the same would learn with gradients too large by as
+        many times as there are micro-batches and devices: BEiT, ResNet, T5 and Switch among others.
+        """
+        self.model_accepts_loss_kwargs = False
+
     def hand_checkpoints_to(self, write: Callable[[], None], read: Callable[[Path], None]) -> None:
         """Let `write` write each checkpoint, and `read` read the weights of the one to go on from."""
         self._write, self._read = write, read
@@ -63,6 +74,12 @@ class RecipeTrainer(Trainer):
         with torch.random.fork_rng(enabled=True, devices=[]):
             result: dict[str, float] = super().evaluate(*args, **kwargs)
         return result
+
+    def _get_train_sampler(self, train_dataset: Dataset[Example] | None = None) -> Sampler[int] | None:
+        if self.order is not None:
+            return self.order
+        found: Sampler[int] | None = super()._get_train_sampler(train_dataset)
+        return found
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         # The original writes in place, under names of older versions of transformers, and flushes nothing.

@@ -22,7 +22,19 @@ class _Constants(TorchDispatchMode):
     ) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
             return 1.0 if args[0].dtype.is_floating_point else 1
+        if func is torch.ops.aten.nonzero.default:
+            # The largest answer: every element counts.
+            return args[0].new_zeros((args[0].numel(), args[0].ndim), dtype=torch.int64)
+        if func is torch.ops.aten.index.Tensor:
+            args = (args[0], [place for index in args[1] for place in _places(index)])
         return func(*args, **(kwargs or {}))
+
+
+def _places(index: torch.Tensor | None) -> list[torch.Tensor | None]:
+    """Return a mask as the places where it is true: as many as it has, which is the largest answer."""
+    if index is None or index.dtype is not torch.bool:
+        return [index]
+    return [index.new_zeros((index.numel(),), dtype=torch.int64) for _ in range(index.ndim)]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoConfig, PreTrainedConfig, ViTForImageClassification
 
-from services.common.errors import InvalidModel, InvalidSpec, NotAvailable, ServiceError
+from services.common.errors import InvalidModel, InvalidSpec, ServiceError
 from services.common.specs import (
     Attention,
     DeviceKind,
@@ -19,10 +19,10 @@ from services.common.specs import (
     Precision,
     QuantizationMethod,
     QuantizationOptions,
-    Task,
+    ShardingStrategy,
     TrainingSpec,
 )
-from services.trainer.recipes import Hardware, Weights, recipe_for
+from services.trainer.recipes import Hardware, Weights
 from services.trainer.recipes.attention import choose_attention
 from services.trainer.recipes.image_classification import RECIPE, confusion, per_label
 from services.trainer.recipes.precision import choose_precision
@@ -90,7 +90,9 @@ CASES: dict[str, Callable[[], str]] = {
     "quantises no image classifiers": lambda: refusal(
         replace(SPEC, lora=LORA, quantization=QuantizationOptions(method=QuantizationMethod.NF4))
     ),
-    "on one device": lambda: refusal(replace(SPEC, placement=PlacementOptions(device_count=2))),
+    "divides batches over devices": lambda: refusal(
+        replace(SPEC, placement=PlacementOptions(device_count=2, sharding=ShardingStrategy.FSDP))
+    ),
     "offloads nothing": lambda: refusal(replace(SPEC, placement=PlacementOptions(activation_offload=True))),
     "images are read as RGB": lambda: refusal(SPEC, num_channels=1),
     "peft refuses it": lambda: refusal(replace(SPEC, lora=replace(LORA, target_modules=("query",)))),
@@ -106,11 +108,6 @@ def test_what_cannot_be_built_is_refused_with_the_reason(reason: str) -> None:
 def test_architecture_that_classifies_no_images_is_refused() -> None:
     with pytest.raises(InvalidModel, match="no image classifier"):
         RECIPE.build(SPEC, AutoConfig.for_model("llama"))
-
-
-def test_task_without_a_recipe_is_refused() -> None:
-    with pytest.raises(NotAvailable, match="no recipe for sft"):
-        recipe_for(Task.SFT)
 
 
 def test_size_that_pretrained_positions_do_not_have_is_refused() -> None:

@@ -97,6 +97,15 @@ class Worker:
         child = subprocess.Popen([sys.executable, "-c", code, code], start_new_session=detached)
         (self._directory / "child").write_text(str(child.pid))
 
+    def take_memory(self, size_bytes: int) -> None:
+        """Use so much, for ever."""
+        self._taken = [b"1" * (1 << 24) for _ in range(size_bytes >> 24)]
+
+    def child_takes_memory(self, size_bytes: int) -> None:
+        """Let a child use so much, and go on when it is dead."""
+        code = f"x = [b'1' * (1 << 24) for _ in range({size_bytes >> 24})]"
+        subprocess.run([sys.executable, "-c", code], check=False)
+
     def sleep(self, duration_s: float) -> None:
         time.sleep(duration_s)
 

@@ -1,8 +1,11 @@
 """A run that nothing disturbs."""
 
+import json
+
 import pytest
 
 from services.common.errors import Code
+from services.trainer.recipes import TASKS
 from tests.trainer.harness import (
     FAILED,
     LOST,
@@ -96,6 +99,16 @@ async def test_a_line_counts_when_it_is_whole(shared: Trainer, name: str) -> Non
     assert [event.notice.message for event in events if event.HasField("notice")] == ["two halves"]
 
 
+async def test_run_that_has_lost_one_of_its_processes_is_lost_and_says_which(
+    shared: Trainer, name: str
+) -> None:
+    failure = {"reason": "WORKER_LOST", "message": "rank 1 of the 2 ended", "metadata": {"run": name}}
+    await shared.run(name, ["started"], ["raw_outcome", json.dumps({"state": "failed", "failure": failure})])
+    run = await shared.ended(name)
+    assert run.state == LOST
+    assert run.failure.message == "rank 1 of the 2 ended"
+
+
 async def test_an_outcome_that_cannot_be_read_fails_the_run(shared: Trainer, name: str) -> None:
     await shared.run(name, ["started"], ["raw_outcome", '{"state": "glorious"}'])
     run = await shared.ended(name)
@@ -122,7 +135,7 @@ async def test_the_node_hears_again_and_again_what_the_trainer_is(trainer: Train
     assert report.address == "trainer.test:1"
     assert list(report.software.packages) == ["json"]
     assert "ModuleNotFoundError" in report.software.import_errors["no_such_package"]
-    assert len(report.software.tasks) == 1
+    assert len(report.software.tasks) == len(TASKS)
 
 
 async def test_the_worker_sees_its_secrets_and_no_credential(shared: Trainer, name: str) -> None:

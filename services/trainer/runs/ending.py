@@ -54,16 +54,25 @@ def read_usage(directory: RunDirectory) -> tuple[DevicePeak, ...]:
         return ()
 
 
-def concluded(outcome: Outcome | None, lost: Failure) -> StateChange:
+def concluded(outcome: Outcome | None, lost: Failure, overrun: Failure | None = None) -> StateChange:
     """Return the final state of a run whose process is gone, were it not asked to stop.
 
-    `lost` is why it is lost when it left no outcome, or stopped without being asked to.
+    `lost` is why it is lost when it left no outcome, or stopped without being asked to, where it does not
+    know better; `overrun` why it has failed where the system has killed a process of it at its memory limit.
     """
+    # Also when the worker had a word: that a loader's process is gone, it takes for an error of its own.
+    if overrun is not None and (outcome is None or outcome.state is OutcomeState.FAILED):
+        said = outcome.failure if outcome is not None else None
+        exact = said is not None and said.reason == overrun.reason
+        return StateChange(state=RunState.FAILED, failure=said if exact else overrun)
     # Stopped by somebody else, such as an administrator: nobody wanted the job to end.
     if outcome is None or outcome.state is OutcomeState.CANCELLED:
         return StateChange(state=RunState.LOST, failure=lost)
     if outcome.state is OutcomeState.SUCCEEDED:
         return StateChange(state=RunState.SUCCEEDED)
+    # One of its processes vanished: as good a reason to go on as another attempt as if it were the only one.
+    if outcome.failure is not None and outcome.failure.reason == lost.reason:
+        return StateChange(state=RunState.LOST, failure=outcome.failure)
     unnamed = broken_promise("InvalidOutcome", "the worker failed and did not say why; its log may")
     return StateChange(state=RunState.FAILED, failure=outcome.failure or unnamed)
 

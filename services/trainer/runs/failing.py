@@ -5,6 +5,7 @@ import signal
 from services.common.failures import Failure
 
 GIB = 1 << 30
+MIB = 1 << 20
 START_REFUSED = "START_REFUSED"
 
 
@@ -19,6 +20,14 @@ class RunFails(Exception):
 def worker_lost(run: str, detail: str) -> Failure:
     """Return the failure of a run whose process vanished without an outcome."""
     message = f"the worker of {run} ended without an outcome: {detail}"
+    return Failure(reason="WORKER_LOST", message=message, metadata={"run": run})
+
+
+def rank_lost(run: str, number: int, count: int, detail: str) -> Failure:
+    """Return the failure of a run of which one of several processes vanished without a word."""
+    message = (
+        f"rank {number} of the {count} of {run}, counted from 0, ended before its work was done: {detail}"
+    )
     return Failure(reason="WORKER_LOST", message=message, metadata={"run": run})
 
 
@@ -49,6 +58,28 @@ def max_duration_exceeded(limit_s: float) -> Failure:
         f"stopped after its maximum duration of {limit_s:g} s: raise scheduling.max_duration, or resume it"
     )
     return Failure(reason="MAX_DURATION_EXCEEDED", message=message, metadata={"limit": f"{limit_s:g}s"})
+
+
+def memory_overrun(
+    device: str, predicted_bytes: int, limit_bytes: int, actual_bytes: int | None = None
+) -> Failure:
+    """Return the failure of a run that needed more than it had reserved. None: nobody knows how much more."""
+    needed = f"{(actual_bytes or limit_bytes) / MIB:,.0f} MiB"
+    message = (
+        f"it needed {needed if actual_bytes else f'more than {needed}'} on {device}, with "
+        f"{limit_bytes / MIB:,.0f} MiB reserved ({predicted_bytes / MIB:,.0f} MiB predicted): lower "
+        "per_device_train_batch_size and raise gradient_accumulation_steps by the same factor"
+    )
+    return Failure(
+        reason="MEMORY_OVERRUN",
+        message=message,
+        metadata={
+            "device": device,
+            "predicted_bytes": str(predicted_bytes),
+            "limit_bytes": str(limit_bytes),
+            "actual_bytes": str(actual_bytes or limit_bytes),
+        },
+    )
 
 
 def fetch_failed(item: str, detail: str) -> Failure:

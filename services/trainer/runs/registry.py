@@ -16,7 +16,7 @@ from services.common.names import parse_run
 from services.common.pages import decode_token, encode_token
 from services.common.spec_wire import parse_resolved
 from services.trainer.approvals import Claims, check_approval, check_in_time
-from services.trainer.engines.process import WorkerState
+from services.trainer.engines.engine import WorkerState
 from services.trainer.finishing import finished
 from services.trainer.node import Approval, Reservation, ReservationState
 from services.trainer.runs.directory import RunDirectory, RunRecord, RunsRoot, StopIntent, StopReason
@@ -146,7 +146,12 @@ class Runs:
                 # Its directory may be lost and its process not. One that does not die keeps its memory.
                 if not await asyncio.to_thread(self._shared.engine.kill, lost):
                     continue
+                await asyncio.to_thread(self._shared.engine.forget, lost)
             await self._shared.node.release(reservation.run)
+
+    def living(self) -> list[RunDirectory]:
+        """Return the directories of the runs that are not over."""
+        return [handle.directory for handle in self._handles.values() if not handle.events.ended]
 
     async def close(self) -> None:
         """Stop watching; the workers go on."""
@@ -162,7 +167,7 @@ class Runs:
     async def end_workers(self, grace_s: float) -> None:
         """End the workers of all runs, whose next attempt goes on from their last checkpoint."""
         engine = self._shared.engine
-        living = [handle.directory for handle in self._handles.values() if not handle.events.ended]
+        living = self.living()
         for directory in living:
             await asyncio.to_thread(engine.terminate, directory)
         with contextlib.suppress(TimeoutError):

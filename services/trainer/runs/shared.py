@@ -6,7 +6,7 @@ from pathlib import Path
 from services.common.lease import Lease
 from services.common.store import BlobStore
 from services.trainer.cache import NodeCache
-from services.trainer.engines.process import ProcessEngine
+from services.trainer.engines.engine import Engine
 from services.trainer.peers import HardwareNode
 from services.trainer.runs.tombstones import Tombstones
 from services.trainer.transfers import Transfers
@@ -30,7 +30,7 @@ class Pace:
 class Shared:
     """The parts of a trainer that its runs use."""
 
-    engine: ProcessEngine
+    engine: Engine
     """Starts and ends workers."""
     node: HardwareNode
     """Promises memory."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 
-from services.trainer.engines.process import ProcessEngine
+from services.trainer.engines.engine import Engine
 from services.trainer.runs.directory import RunDirectory, StopIntent, StopReason
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Stop:
 class Escort:
     """Sees a worker out that is to stop, or that stays although its work is done."""
 
-    def __init__(self, directory: RunDirectory, engine: ProcessEngine, stop: Stop) -> None:
+    def __init__(self, directory: RunDirectory, engine: Engine, stop: Stop) -> None:
         self._directory = directory
         self._engine = engine
         self._stop = stop

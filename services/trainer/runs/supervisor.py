@@ -15,6 +15,7 @@ from services.common.errors import ServiceError
 from services.common.failures import Failure
 from services.common.lease import boot_id
 from services.common.specs import ResolvedSpec
+from services.trainer.engines.engine import WorkerEnd
 from services.trainer.environment import worker_environment
 from services.trainer.runs.activation import Activation
 from services.trainer.runs.directory import RunDirectory, StopIntent, StopReason
@@ -25,6 +26,7 @@ from services.trainer.runs.failing import (
     describe_exit,
     lease_ended,
     max_duration_exceeded,
+    memory_overrun,
     worker_lost,
 )
 from services.trainer.runs.inputs import Inputs, input_digests
@@ -66,7 +68,7 @@ class Supervisor:
             async with self._shared.cache.pinned(input_digests(spec, self._events.record.start_from)):
                 change = await self._live(spec)
             await self._end(change, spec)
-        self._shared.engine.forget(self._directory)
+        await asyncio.to_thread(self._shared.engine.forget, self._directory)
         await asyncio.to_thread(self._directory.drop_outputs)
         await self._release()
 
@@ -143,20 +145,29 @@ class Supervisor:
 
     async def _conclusion(self) -> StateChange:
         outcome = await asyncio.to_thread(read_outcome, self._directory)
-        change = concluded(outcome, self._lost())
+        end = await asyncio.to_thread(self._shared.engine.end, self._directory)
+        change = concluded(outcome, self._lost(end), self._overrun(end))
         if change.state is RunState.SUCCEEDED and outcome is not None and outcome.artifact:
             change = replace(change, artifact=await self._publisher.artifact())
         # A worker that vanished has said at least what it used a second before.
         said = outcome.peaks if outcome is not None else ()
         return replace(change, peaks=said or await asyncio.to_thread(read_usage, self._directory))
 
-    def _lost(self) -> Failure:
+    def _overrun(self, end: WorkerEnd) -> Failure | None:
+        record = self._events.record
+        limit_bytes = next((each.reserved_bytes for each in record.amounts if each.device == "host"), None)
+        if limit_bytes is None or not end.out_of_memory:
+            return None
+        return memory_overrun("host", record.predicted_bytes, limit_bytes)
+
+    def _lost(self, end: WorkerEnd) -> Failure:
         intent = self.stop.intent
         # Either: the worker looks at the lease too, and may be gone before it is asked.
         if self._shared.lease.ended or (intent is not None and intent.reason is StopReason.NODE_LEASE):
             return lease_ended(self._run)
-        status = self._shared.engine.exit_status(self._directory)
-        how = "the machine was restarted" if self._rebooted else describe_exit(status)
+        how = end.detail or describe_exit(end.status)
+        if self._rebooted:
+            how = "the machine was restarted"
         return worker_lost(self._run, how)
 
     async def _end(self, change: StateChange, spec: ResolvedSpec) -> None:

@@ -6,7 +6,7 @@ import logging
 from itertools import islice
 
 from services.common.errors import ServiceError
-from services.trainer.engines.process import WorkerState
+from services.trainer.engines.engine import WorkerState
 from services.trainer.node import DeviceAmount
 from services.trainer.runs.directory import RunDirectory
 from services.trainer.runs.ending import read_usage

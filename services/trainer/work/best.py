@@ -17,9 +17,8 @@ from services.common.errors import InvalidSpec
 from services.common.specs import EvaluationOptions
 from services.trainer.recipes.trainer import RecipeTrainer
 from services.trainer.work.checkpoints import read_weights_into, write_weights
-
-METRICS = ("accuracy", "macro_f1", "loss")
-"""The figures of an evaluation."""
+from services.trainer.work.measures import Measures, gain
+from services.trainer.work.ranks import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,14 @@ class Standing:
 class BestWeights(TrainerCallback):
     """Looks at each evaluation."""
 
-    def __init__(self, trainer: RecipeTrainer, folder: Path, options: EvaluationOptions) -> None:
+    def __init__(
+        self,
+        trainer: RecipeTrainer,
+        folder: Path,
+        options: EvaluationOptions,
+        measures: Measures,
+        ranks: Ranks,
+    ) -> None:
         """Keep weights in `folder`, if the spec wants the best ones; stop early, if it wants that.
 
         Raises:
@@ -45,9 +51,11 @@ class BestWeights(TrainerCallback):
         self.standing: Standing | None = None
         self._trainer = trainer
         self._options = options
-        self._metric = (options.metric_for_best_model or "accuracy").removeprefix("eval_")
-        if self._metric not in METRICS:
-            limit = f"an evaluation gives {', '.join(METRICS)}"
+        self._measures = measures
+        self._ranks = ranks
+        self._metric = options.metric_for_best_model.removeprefix("eval_") or measures.names[0]
+        if self._metric not in measures.names:
+            limit = f"an evaluation gives {', '.join(measures.names)}"
             raise InvalidSpec("evaluation.metric_for_best_model", self._metric, limit)
 
     @property
@@ -83,13 +91,13 @@ class BestWeights(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Compare the evaluation with the best one so far."""
-        value = (metrics or {}).get(f"eval_{self._metric}")
+        value = self._measures.read(metrics or {}, "eval_").get(self._metric)
         if value is None or not math.isfinite(value):
             return
-        gain = math.inf if self.standing is None else self._gain(value, self.standing.value)
+        better = math.inf if self.standing is None else gain(self._metric, value, self.standing.value)
         # A small gain makes the best, and yet does not count as one that makes waiting worth it.
-        stale = 0 if gain > (self._options.early_stopping_threshold or 0.0) else self._without_gain() + 1
-        if gain > 0:
+        stale = 0 if better > (self._options.early_stopping_threshold or 0.0) else self._without_gain() + 1
+        if better > 0:
             self.standing = Standing(step=state.global_step, value=value, without_gain=stale)
             self._keep(state.global_step)
         elif self.standing is not None:
@@ -97,14 +105,11 @@ class BestWeights(TrainerCallback):
         if self.has_had_enough:
             control.should_training_stop = True
 
-    def _gain(self, value: float, best: float) -> float:
-        return best - value if self._metric.endswith("loss") else value - best
-
     def _without_gain(self) -> int:
         return 0 if self.standing is None else self.standing.without_gain
 
     def _keep(self, step: int) -> None:
-        if self._options.load_best_model_at_end:
+        if self._options.load_best_model_at_end and self._ranks.is_first:
             # Anew, not over the old files: a checkpoint may be linked to those.
             shutil.rmtree(self.folder, ignore_errors=True)
             write_weights(self._trainer.network, self.folder, step)

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -12,26 +12,26 @@ from transformers.trainer_utils import IntervalStrategy
 from services.trainer.recipes.trainer import RecipeTrainer
 from services.trainer.work.errors import Diverged
 from services.trainer.work.events import EventWriter
-from services.trainer.work.images.examples import ImageExamples
+from services.trainer.work.measures import Measures
 from services.trainer.work.memory import MemoryWatch
+from services.trainer.work.ranks import Ranks
 from services.trainer.work.stopping import Stopped, StopRequest
 
 log = logging.getLogger(__name__)
-
-# What an evaluation reports beside these says how fast it was.
-_TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
 
 
 class Telling(TrainerCallback):
     """Turns what the Trainer logs into events."""
 
-    def __init__(self, events: EventWriter, watch: MemoryWatch) -> None:
-        """Tell `events`, with the memory that `watch` saw."""
+    def __init__(self, events: EventWriter, watch: MemoryWatch, measures: Measures) -> None:
+        """Tell `events`, with the memory that `watch` saw, and of evaluations what `measures` says."""
         self.evaluated: dict[int, dict[str, float]] = {}
         """The figures of each evaluation, by step."""
         self._events = events
         self._watch = watch
+        self._measures = measures
         self._begun = self._last = (0, 0.0)
+        self._tokens = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -54,13 +54,14 @@ class Telling(TrainerCallback):
             return
         now = (state.global_step, time.monotonic())
         # Full batches: the last one of an epoch counts for a little more than it holds.
-        examples = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        examples = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         figures: dict[str, float | None] = {
             "step": state.global_step,
             "total_steps": state.max_steps,
             "epoch": state.epoch,
             **{name: logs.get(name) for name in ("loss", "learning_rate", "grad_norm")},
             "examples_per_second": examples * _per_second(self._last, now),
+            "tokens_per_second": self._new_tokens(logs) / max(1e-9, now[1] - self._last[1]),
             "eta_s": _eta_s(self._begun, now, state.max_steps),
         }
         self._last = now
@@ -76,7 +77,7 @@ class Telling(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Tell an evaluation's figures."""
-        figures = without_timings(metrics or {}, "eval_")
+        figures = self._measures.read(metrics or {}, "eval_")
         self.evaluated[state.global_step] = figures
         self._events.evaluation(state.global_step, state.epoch or 0.0, figures)
         told = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
@@ -84,14 +85,23 @@ class Telling(TrainerCallback):
         if not math.isfinite(figures.get("loss", 0.0)):
             raise Diverged(state.global_step)
 
+    def _new_tokens(self, logs: Mapping[str, float]) -> float:
+        """Return the tokens since the last log; 0 where none are counted."""
+        before, self._tokens = self._tokens, logs.get("num_tokens", 0.0)
+        return self._tokens - before
+
 
 class Obeying(TrainerCallback):
-    """Stops the training when that is asked for, and when it leads nowhere."""
+    """Stops the training when that is asked for, and when it leads nowhere.
 
-    def __init__(self, trainer: RecipeTrainer, stop: StopRequest) -> None:
-        """Stop `trainer` once `stop` is asked for."""
+    Only one rank is asked. All stop at the same point, or some would wait for gradients that never come.
+    """
+
+    def __init__(self, trainer: RecipeTrainer, stop: StopRequest, ranks: Ranks) -> None:
+        """Stop `trainer` once `stop` is asked for on any rank."""
         self._trainer = trainer
         self._stop = stop
+        self._ranks = ranks
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -100,7 +110,7 @@ class Obeying(TrainerCallback):
         # Before a checkpoint of this step is written: it would hold what cannot be gone on from.
         if not math.isfinite(float(self._trainer._tr_loss)):
             raise Diverged(state.global_step)
-        if self._stop.asked:
+        if self._ranks.agree(self._stop.asked):
             control.should_training_stop = control.should_save = True
             control.should_evaluate = False
 
@@ -108,24 +118,24 @@ class Obeying(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Leave out what an epoch's end would bring: who stops is in a hurry."""
-        if self._stop.asked:
+        if self._ranks.agree(self._stop.asked):
             control.should_evaluate = control.should_save = False
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Break an evaluation off; it is done again when the run goes on."""
-        if self._stop.asked:
+        if self._ranks.agree(self._stop.asked):
             raise Stopped
 
 
 class Pacing(TrainerCallback):
     """Tells the data which epoch it is, and lets evaluation go before a checkpoint of the same step."""
 
-    def __init__(self, trainer: RecipeTrainer, examples: ImageExamples) -> None:
-        """Pace `trainer`, which trains on `examples`."""
+    def __init__(self, trainer: RecipeTrainer, begin_epoch: Callable[[int], None]) -> None:
+        """Pace `trainer`, calling `begin_epoch` before each epoch, which are counted from 0."""
         self._trainer = trainer
-        self._examples = examples
+        self._begin_epoch = begin_epoch
         self._save_after_evaluation = False
 
     def on_train_begin(
@@ -138,9 +148,9 @@ class Pacing(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Let the epoch's augmentations differ from the last one's."""
+        """Let the epoch's order or augmentations differ from the last one's."""
         # Exact: at an epoch's end the Trainer adds a fraction of n/n, and JSON keeps every bit.
-        self._examples.epoch = int(state.epoch or 0)
+        self._begin_epoch(int(state.epoch or 0))
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -158,12 +168,6 @@ class Pacing(TrainerCallback):
         """Write what was put off."""
         control.should_save |= self._save_after_evaluation
         self._save_after_evaluation = False
-
-
-def without_timings(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
-    """Return the figures that say how good a model is, without transformers' prefix."""
-    named = {name.removeprefix(prefix): float(value) for name, value in metrics.items()}
-    return {name: value for name, value in named.items() if name not in _TIMINGS}
 
 
 def evaluation_is_due(args: TrainingArguments, state: TrainerState) -> bool:

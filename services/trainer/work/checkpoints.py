@@ -5,6 +5,7 @@ step-00000120/
     model.safetensors      every weight, under the names they have in memory; or
     adapter_model.safetensors   the adapter alone: its base is the same for the whole job
     optimizer.pt  scheduler.pt  rng_state.pth  trainer_state.json  (scaler.pt)
+    rng_state_0.pth  rng_state_1.pth …     in place of rng_state.pth, one for each of several ranks
     best/                  the best weights so far, where the job is to keep those
 """
 
@@ -28,7 +29,7 @@ from services.trainer.work.errors import BadCheckpoint, Diverged
 MANIFEST = "checkpoint.json"
 BEST = "best"
 
-_ALWAYS = frozenset({"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"})
+_ALWAYS = frozenset({"optimizer.pt", "scheduler.pt", "trainer_state.json"})
 _WEIGHTS = "model.safetensors"
 _ADAPTER = "adapter_model.safetensors"
 # One file, whatever the size: files are read by name.
@@ -65,8 +66,8 @@ def finish_checkpoint(
     atomic.publish_directory(draft, target)
 
 
-def check_checkpoint(path: Path, adapter: bool) -> Manifest:
-    """Return a checkpoint's manifest after looking whether everything is there.
+def check_checkpoint(path: Path, adapter: bool, ranks: int) -> Manifest:
+    """Return a checkpoint's manifest after looking whether everything is there, for each of `ranks` too.
 
     Raises:
         BadCheckpoint: it is not. transformers would begin afresh with whatever is missing, without a word.
@@ -76,7 +77,7 @@ def check_checkpoint(path: Path, adapter: bool) -> Manifest:
         manifest = Manifest(**json.loads((path / MANIFEST).read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise BadCheckpoint(step, f"its list of files cannot be read: {error}") from error
-    needed = {*_ALWAYS, _ADAPTER if adapter else _WEIGHTS}
+    needed = {*_ALWAYS, *_random_states(ranks), _ADAPTER if adapter else _WEIGHTS}
     if unlisted := sorted(needed - set(manifest.files)):
         raise BadCheckpoint(manifest.step, f"{', '.join(unlisted)} is not among its files")
     for name, size_bytes in manifest.files.items():
@@ -130,6 +131,11 @@ def _expected(model: PreTrainedModel | PeftModel) -> set[str]:
         return set(get_peft_model_state_dict(model, save_embedding_layers=False))
     state: dict[str, Any] = model.state_dict()
     return set(state) - set(model.all_tied_weights_keys)
+
+
+def _random_states(ranks: int) -> set[str]:
+    # By the names that transformers gives them.
+    return {f"rng_state_{number}.pth" for number in range(ranks)} if ranks > 1 else {"rng_state.pth"}
 
 
 def copy_linked(source: Path, target: Path) -> None:

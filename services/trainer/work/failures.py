@@ -17,6 +17,13 @@ _ASKED_FOR = re.compile(r"tried to allocate ([\d.]+) (bytes|KiB|MiB|GiB)", re.IG
 _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 # Neither safetensors nor torch passes the system's error on as one.
 _DISK_FULL = re.compile(r"No space left on device|PytorchStreamWriter failed writing")
+# gloo and NCCL have no class of their own for it that both share.
+_PEER_LOST = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe", re.IGNORECASE)
+
+
+def is_about_a_peer(error: BaseException) -> bool:
+    """Say whether an error may mean no more than that another rank of the run is gone."""
+    return isinstance(error, (RuntimeError, OSError)) and bool(_PEER_LOST.search(str(error)))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -32,25 +39,6 @@ def asked_for_bytes(error: BaseException) -> int:
     """Return what the allocation that failed had asked for; 0 where it does not say."""
     found = _ASKED_FOR.search(str(error))
     return int(float(found.group(1)) * _UNITS[found.group(2)]) if found else 0
-
-
-def memory_overrun(device: str, predicted_bytes: int, limit_bytes: int, actual_bytes: int) -> Failure:
-    """Return the failure of a run that needed more than it had reserved."""
-    message = (
-        f"it needed {actual_bytes / _MIB:,.0f} MiB on {device}, with {limit_bytes / _MIB:,.0f} MiB reserved "
-        f"({predicted_bytes / _MIB:,.0f} MiB predicted): lower per_device_train_batch_size and raise "
-        "gradient_accumulation_steps by the same factor"
-    )
-    return Failure(
-        reason="MEMORY_OVERRUN",
-        message=message,
-        metadata={
-            "device": device,
-            "predicted_bytes": str(predicted_bytes),
-            "limit_bytes": str(limit_bytes),
-            "actual_bytes": str(actual_bytes),
-        },
-    )
 
 
 def failure_from(error: BaseException, run_path: Path) -> Failure:

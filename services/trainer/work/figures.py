@@ -12,6 +12,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
+from services.trainer.work.measures import Measures
+
 _TRAIN, _HELD_OUT, _INK, _GRID = "#8fa3b8", "#c4502f", "#26323d", "#e3e8ec"
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -28,20 +30,24 @@ _DPI = 150
 _NUMBERED_LABELS = 25
 
 
-def draw_training_curve(path: Path, history: Sequence[Mapping[str, float]], kept_step: int | None) -> None:
-    """Draw losses, and accuracy where it was evaluated; mark the step that is kept, if it is not the last."""
+def draw_training_curve(
+    path: Path, history: Sequence[Mapping[str, float]], measures: Measures, kept_step: int | None
+) -> None:
+    """Draw losses, and shares where they are measured; mark the step that is kept, if it is not the last."""
     with pyplot.rc_context(_STYLE):
-        evaluated = [entry for entry in history if "eval_accuracy" in entry]
-        figure, axes = pyplot.subplots(1, 2 if evaluated else 1, figsize=(9.6 if evaluated else 5.2, 3.6))
+        shares = {
+            key: name for key, name in measures.shares.items() if any(key in entry for entry in history)
+        }
+        figure, axes = pyplot.subplots(1, 2 if shares else 1, figsize=(9.6 if shares else 5.2, 3.6))
         loss_axes, *others = np.atleast_1d(axes)
         _line(loss_axes, history, "loss", "training", _TRAIN)
         _line(loss_axes, history, "eval_loss", "held out", _HELD_OUT)
         _finish(loss_axes, "Loss", kept_step)
-        for accuracy_axes in others:
-            _line(accuracy_axes, history, "eval_accuracy", "accuracy", _HELD_OUT, percent=True)
-            _line(accuracy_axes, history, "eval_macro_f1", "mean F1", _TRAIN, percent=True)
-            accuracy_axes.yaxis.set_major_formatter("{x:.0f} %")
-            _finish(accuracy_axes, "On held-out images", kept_step)
+        for share_axes in others:
+            for (key, name), color in zip(shares.items(), (_HELD_OUT, _TRAIN), strict=False):
+                _line(share_axes, history, key, name, color, percent=True)
+            share_axes.yaxis.set_major_formatter("{x:.0f} %")
+            _finish(share_axes, measures.title, kept_step)
         _save(figure, path)
 
 

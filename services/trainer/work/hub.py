@@ -8,9 +8,9 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
-from tqdm.auto import tqdm
 
-from services.common.specs import ResolvedModel
+from services.common.specs import WeightFile
+from services.trainer.hubcache import counting_bar, free_bytes, is_cached, missing_bytes
 from services.trainer.runs.records import StartPhase
 from services.trainer.work.errors import FetchFailed
 from services.trainer.work.events import EventWriter
@@ -19,31 +19,51 @@ _TELL_EVERY_S = 1.0
 
 
 def fetch_from_hub(
-    repository: str, model: ResolvedModel, optional_files: Sequence[str], events: EventWriter
+    repository: str,
+    revision: str,
+    files: Sequence[WeightFile],
+    optional_files: Sequence[str],
+    events: EventWriter | None,
 ) -> Path:
-    """Bring a model's weight files into the hub's cache and return the directory that they stand in.
+    """Bring files of a model into the hub's cache and return the directory that they stand in.
 
-    The token is in the environment, where the libraries look for it.
+    The token is in the environment, where the libraries look for it. Without `events` nothing is told.
 
     Raises:
-        FetchFailed: the hub does not give one of them.
+        FetchFailed: the hub does not give one of them, or the disk has no room for those that are missing.
     """
-    meter = _Meter(events, sum(file.size_bytes for file in model.weight_files))
+    _refuse_full_disk(repository, revision, files)
+    meter = _Meter(events, sum(file.size_bytes for file in files))
     for name in optional_files:
         with contextlib.suppress(EntryNotFoundError):
-            _download(repository, name, model.revision, meter)
+            _download(repository, name, revision, meter)
     folder: Path | None = None
-    for file in model.weight_files:
+    for file in files:
+        if is_cached(repository, file.path, revision):
+            # Nothing moves a bar for it.
+            meter.add(file.size_bytes)
         try:
-            path = _download(repository, file.path, model.revision, meter)
+            path = _download(repository, file.path, revision, meter)
         except EntryNotFoundError as error:
             raise FetchFailed(f"{repository}/{file.path}", "the repository has no such file") from error
         # A file's name may have folders in it; the repository's own is what is wanted.
         folder = path.parents[len(Path(file.path).parts) - 1]
     meter.tell()
     if folder is None:
-        raise FetchFailed(repository, "the repository has no weights in safetensors")
+        raise FetchFailed(repository, "the repository has none of the files that are needed")
     return folder
+
+
+def _refuse_full_disk(repository: str, revision: str, files: Sequence[WeightFile]) -> None:
+    """Pass files that the disk has room for: a download that cannot end well does not begin."""
+    needed = missing_bytes(repository, revision, ((file.path, file.size_bytes) for file in files))
+    free = free_bytes()
+    if needed > free:
+        detail = (
+            f"{needed:,} bytes are missing, and the disk of the node's cache has {free:,} free: "
+            "delete models (`weighbridge models delete`) or finished jobs, or choose another node"
+        )
+        raise FetchFailed(repository, detail)
 
 
 def _download(repository: str, name: str, revision: str, meter: "_Meter") -> Path:
@@ -58,7 +78,7 @@ def _download(repository: str, name: str, revision: str, meter: "_Meter") -> Pat
 class _Meter:
     """Turns what the hub's client says to its progress bars into events."""
 
-    def __init__(self, events: EventWriter, total_bytes: int) -> None:
+    def __init__(self, events: EventWriter | None, total_bytes: int) -> None:
         self._events = events
         self._total_bytes = total_bytes
         self._done_bytes = 0
@@ -66,20 +86,7 @@ class _Meter:
 
     def bar(self) -> type[Any]:
         """Return a class of bars that draw nothing and count here."""
-        meter = self
-
-        class Bar(tqdm):  # type: ignore[misc]
-            """Counts in silence."""
-
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                # The hub's client names its bars, which tqdm itself does not know.
-                kwargs.pop("name", None)
-                super().__init__(*args, **{**kwargs, "disable": True})
-
-            def update(self, n: float | None = 1) -> None:
-                meter.add(int(n or 0))
-
-        return Bar
+        return counting_bar(self.add)
 
     def add(self, count_bytes: int) -> None:
         """Count bytes, and tell now and then."""
@@ -91,4 +98,5 @@ class _Meter:
         """Tell how far it is."""
         self._told_at_s = time.monotonic()
         done_bytes = min(self._done_bytes, self._total_bytes)
-        self._events.phase(StartPhase.FETCHING_WEIGHTS, done_bytes, self._total_bytes)
+        if self._events is not None:
+            self._events.phase(StartPhase.FETCHING_WEIGHTS, done_bytes, self._total_bytes)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from services.common.errors import DigestMismatch
 from services.common.spec_wire import parse_resolved
-from services.common.specs import ResolvedSpec
+from services.common.specs import DeviceKind, ResolvedSpec
 from services.trainer.runs.directory import RunDirectory, RunRecord
 
 
@@ -25,6 +25,19 @@ class RunInputs:
     """The checkpoint to go on from."""
     model_root: Path
     """Directory of the node's own models."""
+
+    @property
+    def device_count(self) -> int:
+        """How many devices the run trains on, each with a process of its own."""
+        placement = self.resolved.spec.placement
+        return 1 if placement is None else placement.device_count or 1
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """The run's GPUs, in the order of the ranks; none on the CPU."""
+        if self.record.device is not DeviceKind.CUDA:
+            return ()
+        return tuple(amount.device for amount in self.record.amounts if amount.device not in ("host", "disk"))
 
     def reserved_bytes(self, device: str) -> int | None:
         """Return what is reserved on a device. None: nothing, and so there is nothing to keep to."""

@@ -24,7 +24,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class MemoryWatch(threading.Thread):
-    """Samples the memory of the run's process group, and of a GPU once it is told of one."""
+    """Samples the memory of the run's process group, and of the GPUs that it is told of."""
 
     def __init__(self, usage_file: Path, limit_bytes: int | None, overrun: Callable[[int], None]) -> None:
         """Watch the host's memory; `overrun` is called, in this thread, with what is used past the limit."""
@@ -34,12 +34,12 @@ class MemoryWatch(threading.Thread):
         self._overrun = overrun
         self._ending = threading.Event()
         self._group = GroupMeter()
-        self._gpu: tuple[str, Callable[[], int]] | None = None
+        self._gpus: dict[str, Callable[[], int]] = {}
         self._peaks: dict[str, DevicePeak] = {}
 
     def watch_gpu(self, device: str, reserved_bytes: Callable[[], int]) -> None:
         """Sample a GPU's memory too, by what torch's allocator holds of it."""
-        self._gpu = (device, reserved_bytes)
+        self._gpus[device] = reserved_bytes
 
     def peaks(self) -> tuple[DevicePeak, ...]:
         """Return what is used and was used at most, for each device."""
@@ -63,8 +63,7 @@ class MemoryWatch(threading.Thread):
     def sample(self) -> None:
         """Look at the memory now."""
         self._note(HOST, self._group.measure(self._limit_bytes))
-        if self._gpu is not None:
-            device, reserved_bytes = self._gpu
+        for device, reserved_bytes in tuple(self._gpus.items()):
             self._note(device, reserved_bytes())
 
     def stop(self) -> None:

@@ -11,12 +11,13 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, PreTrainedConfig
 
 from services.common.errors import InvalidModel
+from services.common.specs import CheckpointOptions, EvaluationOptions
 from services.trainer.recipes import Weights
 from services.trainer.recipes.image_classification import RECIPE
 from services.trainer.recipes.trainer import RecipeTrainer
 from services.trainer.work.checkpoints import read_weights_into, write_weights
 from services.trainer.work.errors import BadCheckpoint, Diverged
-from tests.trainer.specs import LORA, SPEC, config_json
+from tests.trainer.specs import LORA, SPEC, TRAINING, config_json
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -72,6 +73,31 @@ def test_checkpoint_gives_back_every_weight(kind: str, lora: bool, tmp_path: Pat
     read_weights_into(trainer.network, tmp_path, step=1)
     after = values(trainer)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_accumulated_batches_do_not_make_the_loss_and_its_gradients_as_many_times_larger(kind: str) -> None:
+    torch.set_num_threads(1)
+    assert first_loss(kind, batch=2, accumulated=4) == pytest.approx(first_loss(kind, 8, 1), rel=0.3)
+
+
+def first_loss(kind: str, batch: int, accumulated: int) -> float:
+    training = replace(
+        TRAINING,
+        num_train_epochs=None,
+        max_steps=1,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulated,
+    )
+    image = replace(SPEC.image, image_size=32) if SPEC.image else None
+    trainer = RECIPE.build(replace(SPEC, image=image, training=training), config(kind))
+    draw = torch.Generator().manual_seed(3)
+    examples: Any = [
+        {"pixel_values": torch.rand((3, 32, 32), generator=draw), "labels": number % 3} for number in range(8)
+    ]
+    trainer.attach(examples, None, EvaluationOptions(), CheckpointOptions())
+    trainer.train()
+    return float(trainer.state.log_history[0]["loss"])
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)

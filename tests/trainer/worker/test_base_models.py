@@ -207,15 +207,15 @@ def fake_hub(repository: str, folder: Path) -> Iterator[str]:
 FETCH = """
 import json, sys
 from pathlib import Path
-from services.common.specs import ResolvedModel, WeightFile
+from services.common.specs import WeightFile
 from services.trainer.work.events import EventWriter
 from services.trainer.work.errors import FetchFailed
 from services.trainer.work.hub import fetch_from_hub
 name, size, log = sys.argv[1:]
 files = (WeightFile(path=name, size_bytes=int(size)),)
-model = ResolvedModel(config_json="{}", model_type="vit", revision="c0ffee", weight_files=files)
 try:
-    print(fetch_from_hub("someone/vit", model, ["config.json", "absent.json"], EventWriter(Path(log))))
+    events = EventWriter(Path(log))
+    print(fetch_from_hub("someone/vit", "c0ffee", files, ["config.json", "absent.json"], events))
 except FetchFailed as error:
     print(f"{error.item} failed")
 """

@@ -99,8 +99,13 @@ def warm() -> Iterator[Warm]:
 
 
 def _serve() -> None:
-    import services.trainer.work.job  # noqa: F401 - what takes long
+    import services.trainer.work.job
+    import services.trainer.work.text.data  # noqa: F401 - what takes long
+    from services.trainer.recipes import TASKS, recipe_for
     from services.trainer.worker import main
+
+    for task in TASKS:
+        recipe_for(task)
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:

@@ -26,6 +26,7 @@ class MemoryPartKind(StrEnum):
     WORKSPACE = "workspace"
     REFERENCE = "reference"
     DATA = "data"
+    CACHE = "cache"
 
 
 class Decision(StrEnum):
@@ -94,6 +95,8 @@ class Estimate:
     trainable_parameter_count: int = 0
     assumptions: tuple[str, ...] = ()
     compute_time_s: float | None = None
+    remedy: str = ""
+    """What would make it need less memory, to end a sentence with. Empty: what helps a training."""
 
 
 @dataclass(frozen=True, kw_only=True)

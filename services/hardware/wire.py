@@ -128,6 +128,13 @@ class EstimatorServicer(service_pb2_grpc.EstimatorServiceServicer):
         answer = await self._process.call(Kind.ESTIMATE, request.resolved_spec)
         return resources_pb2.Estimate.FromString(answer)
 
+    async def EstimateChat(
+        self, request: service_pb2.EstimateChatRequest, context: Context
+    ) -> service_pb2.EstimateChatResponse:
+        """Predict what talking to an artifact needs."""
+        answer = await self._process.call(Kind.CHAT, request.SerializeToString())
+        return service_pb2.EstimateChatResponse.FromString(answer)
+
     async def WeighNodes(
         self, request: service_pb2.WeighNodesRequest, context: Context
     ) -> service_pb2.WeighNodesResponse:

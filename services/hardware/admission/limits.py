@@ -15,11 +15,13 @@ _KINDS = {
 }
 
 
-def check_device(node: Node, device: Device, needed_bytes: int, *, shared: bool) -> LimitCheck:
+def check_device(
+    node: Node, device: Device, needed_bytes: int, *, shared: bool, remedy: str = ""
+) -> LimitCheck:
     """Hold a need against a device: what it can give now, and what it could were nothing else running.
 
     Host memory and disk are always shared. A GPU gives nothing while another run has some of it, unless the
-    job and all who hold it say that they share.
+    job and all who hold it say that they share. `remedy` is what to do where it never fits; empty: the usual.
     """
     # A capacity is no secret and no promise: it is what REJECT goes by, so that a busy node never rejects.
     taken = device.kind is MemoryKind.GPU and _is_taken(node, device, shared=shared)
@@ -34,7 +36,7 @@ def check_device(node: Node, device: Device, needed_bytes: int, *, shared: bool)
         capacity_bytes=device.capacity_bytes,
         holders=_holders(node, device),
     )
-    return replace(check, message=device_message(node, device, check, taken=taken))
+    return replace(check, message=device_message(node, device, check, taken=taken, remedy=remedy))
 
 
 def check_node(node: Node) -> LimitCheck:

@@ -80,26 +80,31 @@ def _cuda(case: Case) -> str | None:
     return None
 
 
-def _device_count(case: Case) -> str | None:
-    placement = case.spec.placement
-    if placement is None or (placement.device_count or 1) == 1:
-        return None
-    return "training on several devices is not offered yet: set placement.device_count to 1"
-
-
 def _sharding(case: Case) -> str | None:
     if case.spec.placement is None or case.spec.placement.sharding is not ShardingStrategy.FSDP:
         return None
-    return "FSDP is not offered yet: leave placement.sharding out; adapters (lora) need the least memory"
+    return (
+        "FSDP is not offered yet: set placement.sharding to ddp, where each device holds the whole model; "
+        "adapters (lora) need the least memory"
+    )
 
 
 def _offload(case: Case) -> str | None:
     placement = case.spec.placement
-    if placement is None or not (placement.expert_offload or placement.activation_offload):
+    asked = placement is not None and (placement.expert_offload or placement.activation_offload)
+    if not asked or not case.on_cpu:
         return None
-    return (
-        "offloading to host memory is not offered yet: leave it out; gradient_checkpointing saves activations"
-    )
+    return f"{case.node.name} would train on its CPU, whose memory offloading goes to: leave it out"
+
+
+def _liger(case: Case) -> str | None:
+    if case.spec.training is None or not case.spec.training.use_liger_kernel:
+        return None
+    if case.on_cpu:
+        return f"liger's kernels need a GPU and {case.node.name} would train on its CPU: leave them out"
+    if reason := case.lacks("liger_kernel"):
+        return f"the trainer of {case.node.name} cannot import liger_kernel ({reason}): leave it out"
+    return None
 
 
 def _flash_attention_2(case: Case) -> str | None:
@@ -166,9 +171,9 @@ def _lora(case: Case) -> str | None:
 RULES: dict[str, Rule] = {
     "task": _task,
     "cuda": _cuda,
-    "device_count": _device_count,
     "sharding": _sharding,
     "offload": _offload,
+    "liger": _liger,
     "flash_attention_2": _flash_attention_2,
     "bf16": _bf16,
     "fp16": _fp16,

@@ -15,12 +15,13 @@ _REMEDIES = {
 }
 
 
-def device_message(node: Node, device: Device, check: LimitCheck, *, taken: bool) -> str:
+def device_message(node: Node, device: Device, check: LimitCheck, *, taken: bool, remedy: str = "") -> str:
     """Return one memory limit in words: what is needed, what there is, what to do."""
     place = _place(node, device.id)
     needed = f"{human(check.needed_bytes)} of {place} are needed"
     if not check.within_capacity:
-        return f"{needed}, and jobs may have {human(check.capacity_bytes)} at most: {_REMEDIES[device.kind]}"
+        advice = remedy or _REMEDIES[device.kind]
+        return f"{needed}, and jobs may have {human(check.capacity_bytes)} at most: {advice}"
     if check.satisfied:
         return f"{needed}, {human(check.available_bytes)} are free"
     if taken:

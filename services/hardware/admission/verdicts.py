@@ -30,7 +30,12 @@ def weigh(node: Node, resolved: ResolvedSpec, estimate: Estimate) -> Verdict:
     limits = [check_node(node), *check_pin(node, resolved), *_capabilities(case, placement)]
     amounts: list[DeviceAmount] = []
     if placement is not None:
-        for needs in (_gpu_needs(case, placement), _host_needs(node, placement), _disk_needs(node, estimate)):
+        remedy = estimate.remedy
+        for needs in (
+            _gpu_needs(case, placement, remedy),
+            _host_needs(node, placement, remedy),
+            _disk_needs(node, estimate),
+        ):
             limits += needs.limits
             amounts += needs.amounts
     decision = _decide(limits)
@@ -82,7 +87,7 @@ def _capabilities(case: Case, placement: PlacementEstimate | None) -> list[Limit
     ]
 
 
-def _gpu_needs(case: Case, placement: PlacementEstimate) -> _Needs:
+def _gpu_needs(case: Case, placement: PlacementEstimate, remedy: str) -> _Needs:
     """Choose the GPUs that fit most tightly; where too few do, tell of every one that could."""
     if placement.gpu is None or not case.node.gpus:
         return _Needs()
@@ -92,7 +97,10 @@ def _gpu_needs(case: Case, placement: PlacementEstimate) -> _Needs:
     # once.
     uuids = {gpu.uuid for gpu in capable_gpus(case) or case.node.gpus}
     devices = [device for device in case.node.devices if device.id in uuids]
-    checks = [(check_device(case.node, device, needed_bytes, shared=shared), device) for device in devices]
+    checks = [
+        (check_device(case.node, device, needed_bytes, shared=shared, remedy=remedy), device)
+        for device in devices
+    ]
     fitting = sorted((c for c in checks if c[0].satisfied), key=lambda c: c[1].available_bytes)
     # The tightest that fits: large holes are kept for those who need them.
     if len(fitting) >= count:
@@ -125,21 +133,21 @@ def _too_few(case: Case, count: int, checks: Sequence[tuple[LimitCheck, Device]]
     )
 
 
-def _host_needs(node: Node, placement: PlacementEstimate) -> _Needs:
-    return _single(node, HOST, 0 if placement.host is None else placement.host.needed_bytes)
+def _host_needs(node: Node, placement: PlacementEstimate, remedy: str) -> _Needs:
+    return _single(node, HOST, 0 if placement.host is None else placement.host.needed_bytes, remedy)
 
 
 def _disk_needs(node: Node, estimate: Estimate) -> _Needs:
     return _single(node, DISK, estimate.disk_bytes)
 
 
-def _single(node: Node, name: str, needed_bytes: int) -> _Needs:
+def _single(node: Node, name: str, needed_bytes: int, remedy: str = "") -> _Needs:
     device = next((device for device in node.devices if device.id == name), None)
     # A snapshot of an older version may lack one: then it has nothing of it.
     if device is None:
         kind = MemoryKind.HOST if name == HOST else MemoryKind.DISK
         device = Device(id=name, kind=kind, total_bytes=0, capacity_bytes=0)
-    check = check_device(node, device, needed_bytes, shared=True)
+    check = check_device(node, device, needed_bytes, shared=True, remedy=remedy)
     return _Needs((check,), (DeviceAmount(device=name, reserved_bytes=needed_bytes),))
 
 

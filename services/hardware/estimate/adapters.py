@@ -10,6 +10,7 @@ from services.common.errors import InvalidSpec
 from services.common.specs import LoraOptions
 from services.hardware.estimate.architecture import CONFIG_ERRORS
 from services.hardware.estimate.nearest import did_you_mean
+from services.trainer.recipes.adapter import lora_config
 from services.trainer.recipes.model import head_names
 
 _ALL_LINEAR = "all-linear"
@@ -23,19 +24,8 @@ def attach(model: PreTrainedModel, lora: LoraOptions) -> nn.Module:
     """
     # peft names what is missing among everything else that it tried; people need the nearest name.
     _refuse_missing(model, lora)
-    all_linear = lora.target_modules == (_ALL_LINEAR,)
-    config = peft.LoraConfig(
-        r=lora.r or 16,
-        lora_alpha=int(lora.lora_alpha or 32),
-        lora_dropout=lora.lora_dropout or 0.0,
-        target_modules=_ALL_LINEAR if all_linear else list(lora.target_modules) or None,
-        target_parameters=list(lora.target_parameters) or None,
-        modules_to_save=list(lora.modules_to_save) or None,
-        use_dora=bool(lora.use_dora),
-        use_rslora=bool(lora.use_rslora),
-    )
     try:
-        adapted = peft.get_peft_model(model, config)
+        adapted = peft.get_peft_model(model, lora_config(model, lora))
     except CONFIG_ERRORS as error:
         detail = " ".join(str(error).split())[:300]
         raise InvalidSpec("lora.target_modules", ", ".join(lora.target_modules), detail) from None

@@ -4,25 +4,24 @@ It is meant to be an upper bound, so that what it admits does not die. It says l
 would do: the interval that goes with it is wide.
 """
 
-import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from torch import nn
-
-from services.common.specs import (
-    DeviceKind,
-    Optimizer,
-    Precision,
-    QuantizationMethod,
-    ResolvedSpec,
-    Task,
-    TrainingSpec,
+from services.common.specs import DeviceKind, Optimizer, ResolvedSpec, Task, TrainingSpec
+from services.hardware.estimate.activations import batch_size, image_size
+from services.hardware.estimate.logits import logit_bytes
+from services.hardware.estimate.rules.placement import needs_gpu
+from services.hardware.estimate.shapes import Shapes, measure
+from services.hardware.estimate.storage import (
+    FP32,
+    activation_width,
+    fragment_bytes,
+    in_half,
+    loading_bytes,
+    pinned_bytes,
+    unpacking_bytes,
+    weight_bytes,
 )
-from services.hardware.estimate.activations import Activations, batch_size, image_size, of_images, of_text
-from services.hardware.estimate.adapters import attach
-from services.hardware.estimate.architecture import build_empty, find_architecture, read_config
 from services.hardware.units import GIB, MIB
 from services.hardware.weighing import (
     Estimate,
@@ -36,9 +35,13 @@ from services.hardware.weighing import (
 # Measured: interpreter, torch, transformers' Trainer, torchvision and peft share 0.75 GiB after their
 # imports; the first steps, plots and metrics add to it.
 _CPU_CONTEXT_BYTES = 1152 * MIB
+# trl, datasets and bitsandbytes on top of it, and a tokenizer at work.
+_TEXT_CONTEXT_BYTES = 320 * MIB
 # The CUDA libraries and their pinned buffers stand in host memory too.
 _CUDA_HOST_CONTEXT_BYTES = 4 * GIB
 _CUDA_CONTEXT_BYTES = 768 * MIB
+# Not measured: what NCCL's channels between the GPUs of a node take on each.
+_NCCL_BYTES = 512 * MIB
 _COMPILER_BYTES = 2 * GIB
 _LOADER_BYTES = 400 * MIB
 
@@ -58,7 +61,6 @@ _EXACT = frozenset(
 # What the formulas have been seen to exceed a run by, at most.
 _LOW_SHARE = 0.4
 
-_FP32 = 4
 # Bytes of optimiser state for each trained parameter, transient copies included.
 _STATE_BYTES = {
     Optimizer.ADAMW_TORCH_FUSED: 8,
@@ -68,21 +70,10 @@ _STATE_BYTES = {
     Optimizer.ADAFACTOR: 5,
     Optimizer.SGD: 0,
 }
-_QUANTIZED_BYTES = {QuantizationMethod.INT8: 1.1, QuantizationMethod.NF4: 0.6}
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """Numbers of elements that the formulas start from."""
-
-    parameters: int
-    """The model's own."""
-    adapters: int
-    """Added by an adapter."""
-    trained: int
-    quantized: int
-    """Parameters that a quantised job stores in few bits."""
-    activations: Activations
+# What one step keeps, which is not there yet when weights are read, and no longer when they are written.
+_OF_A_STEP = (MemoryPartKind.ACTIVATIONS, MemoryPartKind.LOGITS, MemoryPartKind.WORKSPACE)
+# Of activations that are offloaded, what is on the device at a time.
+_KEPT_SHARE = 0.3
 
 
 def estimate(resolved: ResolvedSpec) -> Estimate:
@@ -105,81 +96,86 @@ def estimate(resolved: ResolvedSpec) -> Estimate:
     )
 
 
-def measure(resolved: ResolvedSpec) -> Shapes:
-    """Return the shapes of a resolved spec's model, read off the model without memory."""
-    spec, name = resolved.spec, resolved.model.model_type
-    config = read_config(name, json.loads(resolved.model.config_json), by_hand=False)
-    architecture = find_architecture(name, config, spec.task)
-    model = build_empty(architecture)
-    images = spec.task is Task.IMAGE_CLASSIFICATION
-    activations = of_images(architecture, spec) if images else of_text(config, spec)
-    # Counted before the adapter, whose small matrices stay as they are.
-    quantized = 0 if spec.quantization is None else _linear_parameters(model)
-    parameters = model.num_parameters()
-    if spec.lora is None:
-        return Shapes(parameters, 0, parameters, quantized, activations)
-    adapted = attach(model, spec.lora)
-    every = sum(parameter.numel() for parameter in adapted.parameters())
-    trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    return Shapes(parameters, every - parameters, trained, quantized, activations)
-
-
 def _kinds(spec: TrainingSpec) -> tuple[DeviceKind, ...]:
     asked = DeviceKind.AUTO if spec.placement is None else spec.placement.device or DeviceKind.AUTO
-    return (DeviceKind.CPU, DeviceKind.CUDA) if asked is DeviceKind.AUTO else (asked,)
+    if asked is not DeviceKind.AUTO:
+        return (asked,)
+    return (DeviceKind.CUDA,) if needs_gpu(spec) else (DeviceKind.CPU, DeviceKind.CUDA)
 
 
 def _placement(kind: DeviceKind, shapes: Shapes, resolved: ResolvedSpec) -> PlacementEstimate:
-    parts = _training_parts(kind, shapes, resolved.spec)
+    spec = resolved.spec
+    parts = _training_parts(kind, shapes, spec)
     data = {MemoryPartKind.DATA: _data_bytes(resolved)}
+    text = spec.task is not Task.IMAGE_CLASSIFICATION
     if kind is DeviceKind.CPU:
-        host = _memory({**parts, **data}, _CPU_CONTEXT_BYTES)
+        # Weights are read before, and merged after, what a step keeps.
+        within = sum(parts[part] for part in _OF_A_STEP)
+        whole = loading_bytes(shapes, spec, kind) - parts[MemoryPartKind.WEIGHTS]
+        parts[MemoryPartKind.WORKSPACE] += max(0, whole - within)
+        context = _CPU_CONTEXT_BYTES + (_TEXT_CONTEXT_BYTES if text else 0)
+        host = _memory({**parts, **data}, context)
         return PlacementEstimate(device=kind, device_count=1, gpu=None, host=host)
-    # Weights pass through host memory on their way to the GPU.
-    loading = {MemoryPartKind.WEIGHTS: _FP32 * shapes.parameters}
-    # Each of several devices holds the whole model (DDP), so the need on each is the same.
-    count = 1 if resolved.spec.placement is None else resolved.spec.placement.device_count or 1
+    # Weights pass through host memory on their way to the GPU, and adapters are merged there: whole ones
+    # are gone while experts are streamed.
+    through = {MemoryPartKind.WEIGHTS: max(loading_bytes(shapes, spec, kind), pinned_bytes(shapes, spec))}
+    if spec.placement is not None and spec.placement.activation_offload:
+        through[MemoryPartKind.ACTIVATIONS] = parts[MemoryPartKind.ACTIVATIONS]
+        # Those of the layer that computes are on the device, and the next one's on their way.
+        parts[MemoryPartKind.ACTIVATIONS] = int(_KEPT_SHARE * parts[MemoryPartKind.ACTIVATIONS])
+    # Each of several devices holds the whole model (DDP), so the need on each is the same, and has a process
+    # of its own that reads weights and data for itself.
+    count = 1 if spec.placement is None else spec.placement.device_count or 1
+    if count > 1:
+        # Gradients are added up over the devices in buckets that hold them once more.
+        parts[MemoryPartKind.WORKSPACE] += parts[MemoryPartKind.GRADIENTS] + _NCCL_BYTES
     return PlacementEstimate(
         device=kind,
         device_count=count,
         gpu=_memory(parts, _CUDA_CONTEXT_BYTES),
-        host=_memory({**loading, **data}, _CUDA_HOST_CONTEXT_BYTES),
+        host=_memory(
+            {part: count * size for part, size in {**through, **data}.items()},
+            count * _CUDA_HOST_CONTEXT_BYTES,
+        ),
     )
 
 
 def _training_parts(kind: DeviceKind, shapes: Shapes, spec: TrainingSpec) -> dict[MemoryPartKind, int]:
     """Return what stands where the training runs."""
-    optim = Optimizer.ADAMW_TORCH_FUSED if spec.training is None else spec.training.optim
-    weights = _weight_bytes(shapes, spec)
-    state_bytes = _STATE_BYTES[optim or Optimizer.ADAMW_TORCH_FUSED]
-    without_reference = spec.lora is not None or spec.task is not Task.DPO
+    weights = weight_bytes(shapes, spec, kind)
     compiler = _COMPILER_BYTES if spec.training is not None and spec.training.torch_compile else 0
-    # Autocast keeps a copy of the weights in half precision; `auto` chooses that on a GPU.
-    full = spec.precision is Precision.FP32 or (kind is DeviceKind.CPU and spec.precision is Precision.AUTO)
-    casts = 0 if full else 2 * shapes.parameters
+    # Autocast keeps a copy in half precision of weights that are stored in fp32.
+    casts = 2 * (shapes.trained if spec.lora is not None else shapes.parameters)
+    casts = casts if in_half(spec, kind) else 0
+    activations = activation_width(spec, kind) * shapes.activations
     # While gradients flow back, as much as half of what was kept stands beside it.
-    workspace = _FP32 * shapes.activations.kept // 2 + casts + compiler
+    fragments = fragment_bytes(shapes, spec) if kind is DeviceKind.CPU else 0
+    workspace = fragments + activations // 2 + casts + compiler + unpacking_bytes(shapes, spec, kind)
     return {
         MemoryPartKind.WEIGHTS: weights,
-        MemoryPartKind.ADAPTERS: _FP32 * shapes.adapters,
-        MemoryPartKind.GRADIENTS: _FP32 * shapes.trained,
-        MemoryPartKind.OPTIMIZER: int(state_bytes * shapes.trained),
-        MemoryPartKind.ACTIVATIONS: _FP32 * shapes.activations.kept,
-        # The logits, their gradient and the softmax between them.
-        MemoryPartKind.LOGITS: 3 * _FP32 * shapes.activations.logits,
+        MemoryPartKind.ADAPTERS: FP32 * shapes.adapters,
+        MemoryPartKind.GRADIENTS: FP32 * shapes.trained,
+        MemoryPartKind.OPTIMIZER: int(_state_bytes(spec, kind) * shapes.trained),
+        MemoryPartKind.ACTIVATIONS: activations,
+        MemoryPartKind.LOGITS: logit_bytes(shapes, spec, kind),
         MemoryPartKind.WORKSPACE: workspace,
-        MemoryPartKind.REFERENCE: 0 if without_reference else weights,
+        MemoryPartKind.REFERENCE: weights if _second_model(spec) else 0,
     }
 
 
-def _weight_bytes(shapes: Shapes, spec: TrainingSpec) -> int:
-    plain = shapes.parameters - shapes.quantized
-    frozen_in_half = spec.lora is not None and spec.precision in (Precision.BF16, Precision.FP16)
-    width = _FP32 if spec.task is Task.IMAGE_CLASSIFICATION or not frozen_in_half else 2
-    packed = (
-        0.0 if spec.quantization is None else _QUANTIZED_BYTES[spec.quantization.method] * shapes.quantized
-    )
-    return int(width * plain + packed)
+def _second_model(spec: TrainingSpec) -> bool:
+    """Whether the reference is a model of its own, not an adapter turned off or figures of before."""
+    precomputed = spec.preference is not None and spec.preference.precompute_ref_log_probs
+    return spec.task is Task.DPO and spec.lora is None and not precomputed
+
+
+def _state_bytes(spec: TrainingSpec, kind: DeviceKind = DeviceKind.CUDA) -> float:
+    asked = None if spec.training is None else spec.training.optim
+    optim = asked or Optimizer.ADAMW_TORCH_FUSED
+    # On a CPU small tensors keep their state whole, and nothing is paged.
+    if kind is DeviceKind.CPU and optim in (Optimizer.ADAMW_8BIT, Optimizer.PAGED_ADAMW_8BIT):
+        optim = Optimizer.ADAMW_TORCH
+    return _STATE_BYTES[optim]
 
 
 def _memory(parts: Mapping[MemoryPartKind, int], context_bytes: int) -> MemoryEstimate:
@@ -209,7 +205,7 @@ def _data_bytes(resolved: ResolvedSpec) -> int:
     # One image decoded, as a copy in RGB and as floats; batches of training and evaluation, one of each
     # ahead.
     decoding = resolved.dataset.max_pixels * 3 * 6
-    batches = 4 * batch_size(spec) * 3 * image_size(spec) ** 2 * _FP32
+    batches = 4 * batch_size(spec) * 3 * image_size(spec) ** 2 * FP32
     return (1 + workers) * (decoding + batches) + workers * _LOADER_BYTES
 
 
@@ -217,31 +213,25 @@ def _disk_bytes(shapes: Shapes, resolved: ResolvedSpec) -> int:
     """Return what checkpoints, artifact and unpacked data take, twice where the store is on the same disk."""
     spec = resolved.spec
     kept = 2 if spec.checkpointing is None else spec.checkpointing.save_total_limit or 2
-    optim = Optimizer.ADAMW_TORCH_FUSED if spec.training is None else spec.training.optim
-    state = int(_STATE_BYTES[optim or Optimizer.ADAMW_TORCH_FUSED] * shapes.trained)
-    written = _FP32 * (shapes.parameters if spec.lora is None else shapes.trained)
+    state = int(_state_bytes(spec) * shapes.trained)
+    written = FP32 * (shapes.parameters if spec.lora is None else shapes.trained)
     # One more than is kept stands while the oldest is being removed, and one may be the best.
-    runs = (kept + 2) * (written + state) + _FP32 * shapes.parameters
+    runs = (kept + 2) * (written + state) + FP32 * shapes.parameters
     fetched = sum(file.size_bytes for file in resolved.model.weight_files)
     data = resolved.dataset.size_bytes + resolved.dataset.unpacked_bytes
+    # Text is written down once more, as tokens, by each device's process.
+    devices = 1 if spec.placement is None else spec.placement.device_count or 1
+    data += 2 * devices * resolved.dataset.size_bytes
     return 2 * runs + fetched + data + _MARGIN_BYTES
-
-
-def _linear_parameters(model: nn.Module) -> int:
-    """Return the parameters that a quantiser packs: those of linear layers but the head's."""
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return sum(
-        m.weight.numel() for name, m in layers if name.rpartition(".")[2] not in ("lm_head", "classifier")
-    )
 
 
 def _assumptions(resolved: ResolvedSpec) -> tuple[str, ...]:
     assumed = [
         "formulas over the model's shapes, not a run of it: expect the actual peak well below",
-        "activations and logits in fp32, whatever the precision",
+        "activations in the precision of the computation, logits in fp32",
     ]
     if not resolved.dataset.digest:
         assumed.append("a data set of usual size, since none was given")
     if resolved.spec.task is not Task.IMAGE_CLASSIFICATION:
-        assumed.append("every sequence as long as text.max_length, logits kept whole")
+        assumed.append("every sequence as long as text.max_length")
     return tuple(assumed)

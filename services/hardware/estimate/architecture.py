@@ -10,6 +10,7 @@ from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
 )
 
 from services.common.errors import InvalidModel, InvalidSpec
@@ -43,6 +44,11 @@ class Architecture:
     config: PretrainedConfig
     model_class: type[PreTrainedModel]
 
+    @property
+    def has_encoder(self) -> bool:
+        """Whether it is an encoder and a decoder, such as T5 and Switch."""
+        return bool(getattr(self.config, "is_encoder_decoder", False))
+
 
 def read_config(name: str, values: Mapping[str, Any], *, by_hand: bool) -> PretrainedConfig:
     """Return the configuration. One written `by_hand` may hold no key that its architecture does not know.
@@ -69,11 +75,15 @@ def read_config(name: str, values: Mapping[str, Any], *, by_hand: bool) -> Pretr
 
 def find_architecture(name: str, config: PretrainedConfig, task: Task) -> Architecture:
     """Return the class that the task trains. Raises InvalidModel where the architecture has none."""
-    if getattr(config, "is_encoder_decoder", False) and task is Task.DPO:
+    has_encoder = bool(getattr(config, "is_encoder_decoder", False))
+    if has_encoder and task is Task.DPO:
         raise InvalidModel(
             name, "preferences are learned by decoder-only models; this one has an encoder: use sft"
         )
-    found = _MAPPINGS[task].get(type(config), None)
+    mapping = _MAPPINGS[task]
+    if has_encoder and task is Task.SFT:
+        mapping = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+    found = mapping.get(type(config), None)
     if found is None:
         raise InvalidModel(name, f"transformers has {config.model_type} as no {_WANTED[task]}")
     # Where there are several, the first is the one without a teacher.

@@ -39,10 +39,14 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, _MEMORY_BYTES))
     # Imported before the service is told that this process is ready.
     from services.hardware.estimate.sources.reading import Places
-    from services.hardware.estimate.wire import answer_estimate, answer_resolve
+    from services.hardware.estimate.wire import answer_chat, answer_estimate, answer_resolve
 
     places = Places.of(settings)
-    handlers = {Kind.RESOLVE: lambda body: answer_resolve(body, places), Kind.ESTIMATE: answer_estimate}
+    handlers = {
+        Kind.RESOLVE: lambda body: answer_resolve(body, places),
+        Kind.ESTIMATE: answer_estimate,
+        Kind.CHAT: answer_chat,
+    }
     _send(answers, Kind.READY)
     while (frame := read(requests)) is not None:
         kind, body = frame

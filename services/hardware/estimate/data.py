@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from services.common.errors import InvalidSpec
 from services.common.specs import DatasetFormat, DatasetSummary, Task, TrainingSpec
+from services.hardware.estimate.architecture import Architecture
+from services.hardware.estimate.rules import rows
+from services.hardware.estimate.rules.vocabulary import refuse_other_vocabulary
+from services.hardware.estimate.sources.source import Source
 
 _FORMATS = {
     Task.IMAGE_CLASSIFICATION: (DatasetFormat.IMAGE_FOLDER_ZIP,),
@@ -51,6 +55,29 @@ def refuse_wrong_format(spec: TrainingSpec, dataset: DatasetSummary) -> None:
     if dataset.format not in formats:
         limit = f"it is {dataset.format}, and {spec.task} reads {' or '.join(formats)}"
         raise InvalidSpec("dataset", dataset.name, limit)
+
+
+def refuse_other_rows(spec: TrainingSpec, dataset: DatasetSummary) -> None:
+    """Pass rows that the task and its loss are made for. Raises InvalidSpec."""
+    for problem in (*rows.shape(spec, dataset), *rows.loss(spec, dataset)):
+        raise problem
+
+
+def refuse_unreadable_rows(
+    spec: TrainingSpec, dataset: DatasetSummary, source: Source, architecture: Architecture
+) -> None:
+    """Pass rows that the model's tokenizer can turn into what the model takes.
+
+    Raises:
+        InvalidSpec: there is no template for conversations, or the model needs other rows.
+        InvalidModel: it has no tokenizer, or another model's.
+    """
+    refuse_other_vocabulary(spec, source, architecture)
+    if architecture.has_encoder:
+        for problem in rows.encoder(spec, dataset):
+            raise problem
+    for problem in rows.template(spec, dataset, source.processor.chat_template):
+        raise problem
 
 
 def split(validation_split: float, example_count: int, counts: Mapping[str, int]) -> Split:

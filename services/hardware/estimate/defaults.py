@@ -11,6 +11,7 @@ from services.common.specs import (
     Attention,
     Augmentation,
     CheckpointOptions,
+    DatasetSummary,
     DeviceKind,
     EvaluationOptions,
     ImageOptions,
@@ -23,6 +24,7 @@ from services.common.specs import (
     QuantizationMethod,
     QuantizationOptions,
     Reporter,
+    RowShape,
     SchedulerType,
     SchedulingOptions,
     ShardingStrategy,
@@ -31,6 +33,7 @@ from services.common.specs import (
     TrainingOptions,
     TrainingSpec,
 )
+from services.hardware.estimate.rules.rows import text_column
 
 T = TypeVar("T")
 
@@ -44,9 +47,12 @@ class ModelFacts:
     head_modules: tuple[str, ...] = ()
     supports_sdpa: bool = True
     supports_checkpointing: bool = True
+    positions: int | None = None
+    """Tokens that it has positions for. None: as many as there are."""
+    has_encoder: bool = False
 
 
-def fill(spec: TrainingSpec, facts: ModelFacts) -> TrainingSpec:
+def fill(spec: TrainingSpec, facts: ModelFacts, dataset: DatasetSummary) -> TrainingSpec:
     """Return the spec with nothing left open that has a default."""
     images = spec.task is Task.IMAGE_CLASSIFICATION
     placement = _placement(spec.placement)
@@ -55,10 +61,8 @@ def fill(spec: TrainingSpec, facts: ModelFacts) -> TrainingSpec:
         spec,
         model=replace(spec.model, revision=spec.model.revision or ("main" if spec.model.hub else "")),
         image=_image(spec.image, facts) if images else None,
-        text=None if images else _filled(spec.text or TextOptions(), **_TEXT),
-        preference=_filled(spec.preference or PreferenceOptions(), **_PREFERENCE)
-        if spec.task is Task.DPO
-        else None,
+        text=None if images else _text(spec, facts, dataset),
+        preference=_preference(spec) if spec.task is Task.DPO else None,
         lora=None if spec.lora is None else _lora(spec.lora, facts),
         quantization=None if spec.quantization is None else _quantization(spec.quantization),
         attn_implementation=_attention(spec.attn_implementation, facts, on_cpu=on_cpu),
@@ -77,15 +81,7 @@ def fill(spec: TrainingSpec, facts: ModelFacts) -> TrainingSpec:
     )
 
 
-# `completion_only_loss` stays open: it depends on the columns, which the worker sees first.
-_TEXT = {
-    "max_length": 1024,
-    "packing": False,
-    "assistant_only_loss": False,
-    "dataset_text_field": "text",
-}
-# `precompute_ref_log_probs` stays open: it is chosen where it makes the job fit.
-_PREFERENCE = {"beta": 0.1, "loss_type": ("sigmoid",), "label_smoothing": 0.0}
+_USUAL_LENGTH = 1024
 _TRAINING = {
     "per_device_train_batch_size": 8,
     "gradient_accumulation_steps": 1,
@@ -100,6 +96,7 @@ _TRAINING = {
     "logging_steps": 10,
     "dataloader_num_workers": 0,
     "label_smoothing_factor": 0.0,
+    "use_liger_kernel": False,
 }
 
 
@@ -116,6 +113,32 @@ def _image(image: ImageOptions | None, facts: ModelFacts) -> ImageOptions:
     # Picked labels are written in the order of the class indices.
     image = replace(image, labels=facts.labels, augmentations=augmentations)
     return _filled(image, image_size=facts.image_size)
+
+
+def _text(spec: TrainingSpec, facts: ModelFacts, dataset: DatasetSummary) -> TextOptions:
+    rows = dataset.row_shape
+    text = _filled(
+        spec.text or TextOptions(),
+        max_length=min(_USUAL_LENGTH, facts.positions or _USUAL_LENGTH),
+        packing=False,
+        assistant_only_loss=False,
+        dataset_text_field=text_column(dataset) or "text",
+    )
+    # Without data nobody knows what its rows are; preferences and encoders have no other loss.
+    if rows is None or spec.task is Task.DPO or facts.has_encoder:
+        return text
+    return _filled(text, completion_only_loss=rows is RowShape.PROMPT_COMPLETION)
+
+
+def _preference(spec: TrainingSpec) -> PreferenceOptions:
+    return _filled(
+        spec.preference or PreferenceOptions(),
+        beta=0.1,
+        loss_type=("sigmoid",),
+        label_smoothing=0.0,
+        # It gives the losses of a second model for half the memory; with an adapter there is none.
+        precompute_ref_log_probs=spec.lora is None,
+    )
 
 
 def _lora(lora: LoraOptions, facts: ModelFacts) -> LoraOptions:

@@ -16,6 +16,8 @@ class Kind(IntEnum):
     """A serialized ResolveSpecRequest; answered by a ResolveSpecResponse."""
     ESTIMATE = 3
     """A serialized ResolvedSpec; answered by an Estimate."""
+    CHAT = 7
+    """A serialized EstimateChatRequest; answered by an EstimateChatResponse."""
     STARTED = 6
     """Empty: the child has read a request; if it dies now, it dies of that one."""
     ANSWER = 4

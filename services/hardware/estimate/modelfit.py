@@ -8,13 +8,12 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedModel
 
 from services.common.errors import InvalidSpec
-from services.common.specs import Attention, Task, TrainingSpec
+from services.common.specs import Attention, TrainingSpec
 from services.hardware.estimate.adapters import attach
 from services.hardware.estimate.architecture import Architecture
+from services.hardware.estimate.rules import language_models
 
 _USUAL_IMAGE_SIZE = 224
-# Several sequences in one row see each other in these, without an error.
-_LEAKS_WHEN_PACKED = ("mamba", "jamba", "bloom", "falcon_h1", "zamba", "bamba")
 
 
 def own_image_size(config: PretrainedConfig, processor_json: str = "") -> int:
@@ -51,18 +50,6 @@ def set_image_size(architecture: Architecture, spec: TrainingSpec, *, pretrained
         limit = f"the model's weights were made for {own_image_size(config)}: leave it out"
         raise InvalidSpec("image.image_size", asked, limit)
     config.image_size = asked
-
-
-def refuse_misfit(spec: TrainingSpec, architecture: Architecture, model: PreTrainedModel) -> None:
-    """Pass a filled spec that its model can follow. Raises InvalidSpec for the first thing that it cannot."""
-    for rule in (_attention, _checkpointing, _image_size, _text, _experts):
-        for problem in rule(spec, architecture, model):
-            raise problem
-    if spec.lora is not None:
-        if spec.task is not Task.IMAGE_CLASSIFICATION and "lm_head" in spec.lora.target_modules:
-            limit = "the head gets no adapter: name it in lora.modules_to_save to train it whole"
-            raise InvalidSpec("lora.target_modules", "lm_head", limit)
-        attach(model, spec.lora)
 
 
 Rule = Callable[[TrainingSpec, Architecture, PreTrainedModel], Iterator[InvalidSpec]]
@@ -105,31 +92,29 @@ def _image_size(
         yield InvalidSpec("image.image_size", size, limit)
 
 
-def _text(spec: TrainingSpec, architecture: Architecture, model: PreTrainedModel) -> Iterator[InvalidSpec]:
-    if spec.text is None:
-        return
-    config: Any = architecture.config.get_text_config()
-    # Learned positions have no more rows than this; rotary ones were never trained beyond.
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions and (spec.text.max_length or 0) > positions:
-        limit = f"the model has {positions} positions: use at most that"
-        yield InvalidSpec("text.max_length", spec.text.max_length, limit)
-    if spec.text.packing and architecture.config.model_type.startswith(_LEAKS_WHEN_PACKED):
-        limit = f"packed sequences see each other in {architecture.config.model_type}: leave it out"
-        yield InvalidSpec("text.packing", True, limit)
-
-
-def _experts(spec: TrainingSpec, architecture: Architecture, model: PreTrainedModel) -> Iterator[InvalidSpec]:
-    config: Any = architecture.config.get_text_config()
-    if getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None):
-        return
-    limit = f"{architecture.config.model_type} is no mixture of experts: leave it out"
-    if spec.placement is not None and spec.placement.expert_offload:
-        yield InvalidSpec("placement.expert_offload", True, limit)
-    if spec.text is not None and spec.text.router_aux_loss_coef is not None:
-        yield InvalidSpec("text.router_aux_loss_coef", spec.text.router_aux_loss_coef, limit)
-
-
 def _multiple(size: int, patch: int) -> str:
     below, above = size // patch * patch, (size // patch + 1) * patch
     return f"{below} or {above}" if below else str(above)
+
+
+_RULES: tuple[Rule, ...] = (
+    _attention,
+    _checkpointing,
+    _image_size,
+    language_models.encoder,
+    language_models.length,
+    language_models.packing,
+    language_models.head,
+    language_models.experts,
+    language_models.state_space,
+    language_models.liger,
+)
+
+
+def refuse_misfit(spec: TrainingSpec, architecture: Architecture, model: PreTrainedModel) -> None:
+    """Pass a filled spec that its model can follow. Raises InvalidSpec for the first thing that it cannot."""
+    for rule in _RULES:
+        for problem in rule(spec, architecture, model):
+            raise problem
+    if spec.lora is not None:
+        attach(model, spec.lora)

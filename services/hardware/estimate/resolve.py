@@ -25,12 +25,16 @@ from services.hardware.estimate.data import (
     assumed_dataset,
     assumed_labels,
     refuse_impossible_batch,
+    refuse_other_rows,
+    refuse_unreadable_rows,
     refuse_wrong_format,
     split,
 )
 from services.hardware.estimate.defaults import ModelFacts, fill
 from services.hardware.estimate.labels import choose_labels, count_by_label, set_labels
 from services.hardware.estimate.modelfit import own_image_size, refuse_misfit, set_image_size
+from services.hardware.estimate.notes import notes_on
+from services.hardware.estimate.rules.language_models import positions
 from services.hardware.estimate.sources.reading import Places, read_source
 from services.hardware.estimate.sources.source import Source
 from services.trainer.recipes.model import head_names
@@ -50,35 +54,40 @@ def resolve(
     Raises:
         InvalidSpec: options contradict each other, the data or the model.
         InvalidModel: the model cannot be read.
-        NotAvailable: this version does not read that kind of model.
     """
     # What costs nothing to refuse comes before the network and before torch.
     refuse_contradictions(spec)
     data = dataset or assumed_dataset(spec)
     refuse_wrong_format(spec, data)
+    refuse_other_rows(spec, data)
     source = read_source(spec, base_artifact, project, places)
     config = read_config(source.name, source.config, by_hand=spec.model.config is not None)
     labels, warnings = _label(spec, dataset, config, source)
     architecture = find_architecture(source.name, config, spec.task)
     if labels:
         set_image_size(architecture, spec, pretrained=source.pretrained)
+    else:
+        refuse_unreadable_rows(spec, data, source, architecture)
     model = build_empty(architecture)
     # Counted before an adapter is tried on it.
     parameter_count = model.num_parameters()
     facts = ModelFacts(
-        image_size=own_image_size(config, source.processor_json),
+        image_size=own_image_size(config, source.processor.settings_json),
         labels=labels,
         head_modules=head_names(model) if labels else (),
         supports_sdpa=bool(architecture.model_class._supports_sdpa),
         supports_checkpointing=bool(model.supports_gradient_checkpointing),
+        positions=positions(config),
+        has_encoder=architecture.has_encoder,
     )
-    filled = fill(spec, facts)
+    filled = fill(spec, facts, data)
     refuse_misfit(filled, architecture, model)
     if dataset is not None:
         _refuse_unfit_data(filled, dataset, labels)
     if labels:
         # One pass with shapes only: a model that does not take these images says so now.
         of_images(architecture, filled)
+    warnings += notes_on(filled, dataset, architecture)
     model_facts = _model(source, architecture, parameter_count)
     return ResolvedSpec(spec=filled, model=model_facts, dataset=data, resolver_version=_VERSION), warnings
 
@@ -111,5 +120,7 @@ def _model(source: Source, architecture: Architecture, parameter_count: int) -> 
         parameter_count=parameter_count,
         artifact_digest=source.artifact_digest,
         location=source.location,
-        processor_json=source.processor_json,
+        processor_json=source.processor.settings_json,
+        chat_template=source.processor.chat_template,
+        processor_files=source.processor.files,
     )

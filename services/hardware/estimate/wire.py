@@ -6,6 +6,7 @@ from services.common.spec_wire import parse_resolved, serialize_resolved, spec_f
 from services.common.specs import DatasetSummary, FileTree
 from services.common.wire import to_domain, to_message
 from services.hardware.estimate.analytic import estimate
+from services.hardware.estimate.chat import ChatQuestion, weigh_chat
 from services.hardware.estimate.resolve import resolve
 from services.hardware.estimate.sources.reading import Places
 from weighbridge.hardware.v1 import resources_pb2, service_pb2
@@ -31,3 +32,14 @@ def answer_resolve(data: bytes, places: Places) -> bytes:
 def answer_estimate(data: bytes) -> bytes:
     """Return a serialized Estimate of a serialized ResolvedSpec."""
     return to_message(estimate(parse_resolved(data)), resources_pb2.Estimate).SerializeToString()
+
+
+def answer_chat(data: bytes) -> bytes:
+    """Return a serialized EstimateChatResponse to a serialized EstimateChatRequest."""
+    request = service_pb2.EstimateChatRequest.FromString(data)
+    asked = to_domain(ChatQuestion, request)
+    chat, needed = weigh_chat(parse_resolved(request.resolved_spec), asked)
+    response = service_pb2.EstimateChatResponse(
+        resolved_spec=serialize_resolved(chat), estimate=to_message(needed, resources_pb2.Estimate)
+    )
+    return response.SerializeToString()

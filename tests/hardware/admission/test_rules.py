@@ -47,6 +47,7 @@ def on_gpu(*gpus: Any, software: Software | None = SOFTWARE, **spec: Any) -> dic
 def test_a_plain_job_breaks_no_rule() -> None:
     assert on_cpu() == {}
     assert on_gpu() == {}
+    assert on_gpu(gpu(), gpu(), placement=placed(DeviceKind.CUDA, device_count=2)) == {}
 
 
 @pytest.mark.parametrize(
@@ -55,9 +56,10 @@ def test_a_plain_job_breaks_no_rule() -> None:
         (on_cpu(task=Task.SFT), "task", "image_classification"),
         (broken(DeviceKind.CUDA), "cuda", "cpu or auto"),
         (on_gpu(software=replace(SOFTWARE, torch_cuda="")), "cuda", "CUDA build"),
-        (on_gpu(placement=placed(DeviceKind.CUDA, device_count=2)), "device_count", "device_count to 1"),
-        (on_gpu(placement=placed(DeviceKind.CUDA, sharding=ShardingStrategy.FSDP)), "sharding", "lora"),
-        (on_gpu(placement=placed(DeviceKind.CUDA, expert_offload=True)), "offload", "leave it out"),
+        (on_gpu(placement=placed(DeviceKind.CUDA, sharding=ShardingStrategy.FSDP)), "sharding", "to ddp"),
+        (on_cpu(placement=placed(DeviceKind.AUTO, expert_offload=True)), "offload", "leave it out"),
+        (on_cpu(training=TrainingOptions(use_liger_kernel=True)), "liger", "leave them out"),
+        (on_gpu(training=TrainingOptions(use_liger_kernel=True)), "liger", "leave it out"),
         (on_cpu(**FLASH), "flash_attention_2", "sdpa"),
         (on_gpu(software=SOFTWARE, **FLASH), "flash_attention_2", "install it"),
         (on_gpu(TURING, software=WITH_FLASH, **FLASH), "flash_attention_2", "8.0 to 9.x"),

@@ -94,6 +94,7 @@ def test_nothing_that_has_a_default_is_left_open(places: Places) -> None:
         logging_steps=10,
         dataloader_num_workers=0,
         label_smoothing_factor=0.0,
+        use_liger_kernel=False,
     )
     assert spec.training is not None
     assert (spec.training.lr_scheduler_type, spec.training.optim) == ("linear", "adamw_torch_fused")
@@ -315,7 +316,12 @@ TARGETS = ("experts.down_proj",)
             "training.gradient_checkpointing",
             "lower the batch size",
         ),
-        (vit(placement=PlacementOptions(expert_offload=True)), "placement.expert_offload", "no mixture"),
+        (vit(placement=PlacementOptions(activation_offload=True)), "placement.activation_offload", "images"),
+        (
+            vit(training=TrainingOptions(use_liger_kernel=True)),
+            "training.use_liger_kernel",
+            "language models",
+        ),
         (sft(text=TextOptions(router_aux_loss_coef=0.1)), "text.router_aux_loss_coef", "no mixture"),
         (sft(text=TextOptions(max_length=4096)), "text.max_length", "2048 positions"),
         (

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -7,11 +8,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from services.common.errors import InvalidModel, InvalidSpec, NotAvailable
-from services.common.specs import FileTree, ModelSource, SecretReference
+from services.common.errors import InvalidModel, InvalidSpec
+from services.common.specs import FileTree, ModelSource, SecretReference, Task
 from services.hardware.estimate.sources.reading import Places, read_source
 from services.hardware.estimate.sources.source import Source
-from tests.hardware.estimate.models import TINY_VIT, write_model
+from tests.hardware.estimate.models import TINY_LLAMA, TINY_VIT, write_model
 from tests.hardware.samples import training_spec
 
 JOB = "projects/default/trainingJobs/base"
@@ -19,8 +20,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def read(places: Places, tree: FileTree | None = None, **model: Any) -> Source:
-    secrets = model.pop("secrets", ())
-    spec = training_spec(model=ModelSource(**model), secrets=secrets)
+    secrets, task = model.pop("secrets", ()), model.pop("task", Task.IMAGE_CLASSIFICATION)
+    spec = training_spec(task=task, model=ModelSource(**model), secrets=secrets)
     return read_source(spec, tree, "default", places)
 
 
@@ -37,7 +38,9 @@ def test_a_directory_under_the_model_root_is_read(places: Places) -> None:
     assert source.config == TINY_VIT
     assert [(file.path, file.size_bytes) for file in source.weight_files] == [("model.safetensors", 5)]
     assert (source.location, source.pretrained) == ("lab/vit", True)
-    assert "height" in source.processor_json
+    assert "height" in source.processor.settings_json
+    # Of no use to whoever prepares images.
+    assert [file.path for file in source.processor.files] == ["preprocessor_config.json"]
 
 
 @pytest.mark.parametrize("path", ["../secret", "/etc", "lab/../../secret", ".", "lab/link"])
@@ -85,6 +88,11 @@ def test_files_that_could_run_code_are_refused(places: Places, files: dict[str, 
         ({"trust_remote_code": True}, "config.trust_remote_code asks to run code"),
         ({"use_pretrained_backbone": True}, "fetches what the spec does not name"),
         ({"_attn_implementation": "someone/kernel"}, "fetches what the spec does not name"),
+        (
+            {"attn_implementation": {"text_config": "someone/kernel"}},
+            "config.attn_implementation fetches what the spec does not name",
+        ),
+        ({"_experts_implementation": "someone/experts"}, "fetches what the spec does not name"),
         ({"quantization_config": {"quant_method": "gptq"}}, "stored quantised"),
     ],
 )
@@ -94,6 +102,76 @@ def test_configurations_that_reach_for_code_are_refused(
     write_model(places.model_root / "m", {**TINY_VIT, **added})
     assert reason in refusal(places, path="m")
     assert reason in refusal(places, config={**TINY_VIT, **added})
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (
+            {"auto_map": {"AutoTokenizer": ["x.Y", None]}},
+            "tokenizer_config.json.auto_map asks to run code",
+        ),
+        ({"extra": [{"trust_remote_code": True}]}, "tokenizer_config.json.extra[0].trust_remote_code asks"),
+    ],
+)
+def test_tokenizers_that_reach_for_code_are_refused(
+    places: Places, settings: dict[str, Any], reason: str
+) -> None:
+    directory = write_model(places.model_root / "m", TINY_LLAMA)
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert reason in refusal(places, path="m", task=Task.SFT)
+
+
+def write_tokenizer(directory: Path, settings: dict[str, Any]) -> Path:
+    """Write a language model with a tokenizer of three tokens."""
+    write_model(directory, TINY_LLAMA)
+    vocabulary = {"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [{"id": 2, "content": "</s>"}]}
+    (directory / "tokenizer.json").write_text(json.dumps(vocabulary))
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    (directory / "generation_config.json").write_text("{}")
+    (directory / "README.md").write_text("#")
+    return directory
+
+
+TOKENIZER = ["generation_config.json", "tokenizer.json", "tokenizer_config.json"]
+
+
+def test_the_tokenizers_files_and_template_are_read_from_a_directory(places: Places) -> None:
+    directory = write_tokenizer(places.model_root / "m", {"chat_template": "{{ messages }}"})
+    processor = read(places, path="m", task=Task.SFT).processor
+    assert [file.path for file in processor.files] == TOKENIZER
+    digest = hashlib.sha256((directory / "tokenizer.json").read_bytes()).hexdigest()
+    assert processor.files[1].sha256 == digest
+    assert (processor.chat_template, processor.token_count) == ("{{ messages }}", 3)
+    # The file of its own is what transformers takes where there are both.
+    (directory / "chat_template.jinja").write_text("own file")
+    assert read(places, path="m", task=Task.SFT).processor.chat_template == "own file"
+
+
+@pytest.mark.parametrize(
+    ("templates", "expected"),
+    [
+        ([{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}], "d"),
+        ([{"name": "rag", "template": "r"}], "r"),
+        ([], ""),
+        (None, ""),
+        (7, ""),
+    ],
+)
+def test_of_several_templates_the_default_is_taken(places: Places, templates: Any, expected: str) -> None:
+    write_tokenizer(places.model_root / "m", {"chat_template": templates})
+    assert read(places, path="m", task=Task.SFT).processor.chat_template == expected
+
+
+def test_the_tokenizer_of_another_jobs_artifact_is_read_from_the_store(
+    places: Places, tmp_path: Path
+) -> None:
+    directory = write_tokenizer(tmp_path / "artifact", {"chat_template": "{{ messages }}"})
+    tree = places.store.put_tree(directory)
+    processor = read(places, tree, job=JOB, task=Task.DPO).processor
+    assert [file.path for file in processor.files] == TOKENIZER
+    assert all(len(file.sha256) == 64 for file in processor.files)
+    assert (processor.chat_template, processor.token_count) == ("{{ messages }}", 3)
 
 
 @pytest.mark.parametrize(
@@ -112,11 +190,6 @@ def test_a_directory_without_a_configuration_is_refused(places: Places) -> None:
 
 def test_a_configuration_without_an_architecture_is_refused(places: Places) -> None:
     assert "model_type is missing" in refusal(places, config={"hidden_size": 3})
-
-
-def test_gguf_is_said_to_come_later(places: Places) -> None:
-    with pytest.raises(NotAvailable, match="convert to safetensors"):
-        read(places, gguf="m.gguf")
 
 
 def test_another_jobs_artifact_is_read_from_the_store(places: Places, tmp_path: Path) -> None:
@@ -163,6 +236,8 @@ class FakeHub(BaseHTTPRequestHandler):
             self.answer(200, TINY_VIT)
         elif self.path == f"/lab/vit/resolve/{COMMIT}/preprocessor_config.json":
             self.answer(200, {"size": 32})
+        elif self.path == f"/lab/vit/resolve/{COMMIT}/tokenizer_config.json":
+            self.answer(200, {"chat_template": "{{ messages }}", "added_tokens_decoder": {"49151": {}}})
         elif self.path.startswith("/api/models/lab/vit/"):
             self.answer(404, {"error": "no"}, "RevisionNotFound")
         elif self.path.startswith("/api/models/lab/gated/"):
@@ -212,9 +287,21 @@ def test_a_repository_is_pinned_to_its_commit(places: Places, hub: type[FakeHub]
     assert (source.revision, source.location, source.config) == (COMMIT, "lab/vit", TINY_VIT)
     (weights,) = source.weight_files
     assert (weights.path, weights.sha256) == ("model.safetensors", "ab" * 32)
-    assert source.processor_json == '{"size": 32}'
+    assert source.processor.settings_json == '{"size": 32}'
     # No token was named, so none is sent, whatever lies about on the machine.
     assert set(hub.tokens) == {None}
+
+
+def test_a_vocabulary_of_the_hub_is_named_and_not_downloaded(
+    places: Places, hub: type[FakeHub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    monkeypatch.setattr(hub, "FILES", files)
+    processor = read(places, hub="lab/vit", task=Task.SFT).processor
+    assert [file.path for file in processor.files] == ["tokenizer.json", "tokenizer_config.json"]
+    assert (processor.chat_template, processor.token_count) == ("{{ messages }}", 49152)
+    # What it is, its configuration, and the tokenizer's.
+    assert len(hub.tokens) == 3
 
 
 def test_the_token_is_the_projects_secret(places: Places, hub: type[FakeHub]) -> None:

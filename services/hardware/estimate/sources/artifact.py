@@ -1,13 +1,14 @@
 """The artifact of another job, in the content-addressed store."""
 
 from services.common.errors import DigestMismatch, InvalidModel, NotFound
-from services.common.specs import FileTree, WeightFile
+from services.common.specs import FileEntry, FileTree, Task, WeightFile
 from services.common.store import BlobStore
+from services.hardware.estimate.sources.processor import make_processor, parse_object, processor_names
 from services.hardware.estimate.sources.safety import refuse_unsafe_files
-from services.hardware.estimate.sources.source import ADAPTER, CONFIG, PROCESSORS, Source, parse_object
+from services.hardware.estimate.sources.source import ADAPTER, CONFIG, Source
 
 
-def read_artifact(job: str, tree: FileTree | None, store: BlobStore) -> Source:
+def read_artifact(job: str, tree: FileTree | None, store: BlobStore, task: Task) -> Source:
     """Return the model that `job` made.
 
     Raises:
@@ -23,16 +24,23 @@ def read_artifact(job: str, tree: FileTree | None, store: BlobStore) -> Source:
     weights = [entry for path, entry in files.items() if "/" not in path and path.endswith(".safetensors")]
     weights = [entry for entry in weights if not entry.path.startswith("adapter_")]
     refuse_unsafe_files(job, (entry.path for entry in weights))
-    processor = next((files[name] for name in PROCESSORS if name in files), None)
+
+    def read(name: str) -> bytes:
+        return _read(job, store, files[name].digest)
+
+    processor = [_file(files[name]) for name in processor_names(files, task)]
     return Source(
         name=job,
-        config=parse_object(job, CONFIG, _read(job, store, files[CONFIG].digest)),
-        weight_files=tuple(
-            WeightFile(path=e.path, size_bytes=e.size_bytes, sha256=e.digest.removeprefix("sha256:"))
-            for e in weights
-        ),
+        config=parse_object(job, CONFIG, read(CONFIG)),
+        weight_files=tuple(_file(entry) for entry in weights),
         artifact_digest=tree.digest,
-        processor_json="" if processor is None else _read(job, store, processor.digest).decode(),
+        processor=make_processor(job, processor, read),
+    )
+
+
+def _file(entry: FileEntry) -> WeightFile:
+    return WeightFile(
+        path=entry.path, size_bytes=entry.size_bytes, sha256=entry.digest.removeprefix("sha256:")
     )
 
 

@@ -20,16 +20,17 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 )
 
 from services.common.errors import InvalidModel
-from services.common.specs import WeightFile
+from services.common.specs import Task, WeightFile
+from services.hardware.estimate.sources.processor import make_processor, parse_object, processor_names
 from services.hardware.estimate.sources.safety import refuse_unsafe_files
-from services.hardware.estimate.sources.source import CONFIG, PROCESSORS, Source, parse_object
+from services.hardware.estimate.sources.source import CONFIG, Source
 
 # The library itself would try for most of a minute.
 _TIMEOUT_S = 5.0
 _UNREACHABLE = (httpx2.HTTPError, HfHubHTTPError, OfflineModeIsEnabled)
 
 
-def read_hub(repository: str, revision: str, token: str | None) -> Source:
+def read_hub(repository: str, revision: str, token: str | None, task: Task) -> Source:
     """Return the model at a branch, tag or commit (empty: `main`), with the commit that it is today.
 
     Raises:
@@ -37,19 +38,25 @@ def read_hub(repository: str, revision: str, token: str | None) -> Source:
     """
     info = _info(repository, revision or "main", token)
     commit = str(info.sha)
-    files: Sequence[Any] = info.siblings or []
-    names = [file.rfilename for file in files]
+    siblings: Sequence[Any] = info.siblings or []
+    files = {file.rfilename: file for file in siblings}
+    names = list(files)
     if CONFIG not in names:
         raise InvalidModel(repository, f"the repository has no {CONFIG}")
     refuse_unsafe_files(repository, names)
-    processor = next((name for name in PROCESSORS if name in names), None)
+
+    def read(name: str) -> bytes:
+        return _fetch(repository, name, commit, token)
+
+    processor = [_file(files[name]) for name in processor_names(names, task)]
     return Source(
         name=repository,
-        config=parse_object(repository, CONFIG, _fetch(repository, CONFIG, commit, token)),
-        weight_files=tuple(_weight(file) for file in files if _is_weight(file.rfilename)),
+        config=parse_object(repository, CONFIG, read(CONFIG)),
+        weight_files=tuple(_file(file) for name, file in files.items() if _is_weight(name)),
         location=repository,
         revision=commit,
-        processor_json="" if processor is None else _fetch(repository, processor, commit, token).decode(),
+        # A vocabulary has up to 30 MB: its size is the worker's to check, who downloads it anyway.
+        processor=make_processor(repository, processor, read, read_vocabulary=False),
     )
 
 
@@ -90,7 +97,7 @@ def _is_weight(name: str) -> bool:
     return name.endswith(".safetensors") and "/" not in name and not name.startswith("adapter_")
 
 
-def _weight(file: Any) -> WeightFile:
+def _file(file: Any) -> WeightFile:
     return WeightFile(
         path=file.rfilename, size_bytes=file.size or 0, sha256="" if file.lfs is None else file.lfs.sha256
     )

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.common.errors import InvalidModel, InvalidSpec, NotAvailable
+from services.common.errors import InvalidModel, InvalidSpec
 from services.common.names import parse_project
 from services.common.settings import CommonSettings
 from services.common.specs import FileTree, TrainingSpec
 from services.common.store import BlobStore
 from services.hardware.estimate.sources.artifact import read_artifact
+from services.hardware.estimate.sources.gguf import read_gguf
 from services.hardware.estimate.sources.local import read_local
 from services.hardware.estimate.sources.safety import refuse_code
 from services.hardware.estimate.sources.source import Source
@@ -38,7 +39,6 @@ def read_source(spec: TrainingSpec, base_artifact: FileTree | None, project: str
     Raises:
         InvalidModel: it cannot be read, or not without running code.
         InvalidSpec: it names a secret that is not there.
-        NotAvailable: this version does not read that kind.
     """
     source = _read(spec, base_artifact, project, places)
     refuse_code(source.name, source.config)
@@ -51,15 +51,18 @@ def _read(spec: TrainingSpec, base_artifact: FileTree | None, project: str, plac
     if model.config is not None:
         return _inline(model.config)
     if model.path is not None:
-        return read_local(model.path, places.model_root)
+        return read_local(model.path, places.model_root, spec.task)
     if model.job is not None:
-        return read_artifact(model.job, base_artifact, places.store)
+        return read_artifact(model.job, base_artifact, places.store, spec.task)
     if model.hub is not None:
         # The hub's library is imported by those who ask for the hub.
         from services.hardware.estimate.sources.hub import read_hub
 
-        return read_hub(model.hub, model.revision, _hub_token(spec, project, places.secrets_dir))
-    raise NotAvailable("GGUF files cannot be trained in this version: convert to safetensors, use model.path")
+        token = _hub_token(spec, project, places.secrets_dir)
+        return read_hub(model.hub, model.revision, token, spec.task)
+    # Exactly one of the five is set: the contract sees to it.
+    assert model.gguf is not None
+    return read_gguf(model.gguf, places.model_root, spec.task)
 
 
 def _inline(config: Mapping[str, Any]) -> Source:

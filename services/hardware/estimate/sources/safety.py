@@ -7,18 +7,22 @@ from services.common.errors import InvalidModel
 
 # Keys by which a configuration makes a library fetch and run code, or fetch weights behind the spec's back.
 _CODE_KEYS = frozenset({"auto_map", "custom_pipelines", "trust_remote_code"})
-_FETCH_KEYS = frozenset({"use_pretrained_backbone", "_attn_implementation", "attn_implementation"})
+_FETCH_KEYS = frozenset(
+    {
+        *("use_pretrained_backbone", "_attn_implementation", "attn_implementation"),
+        *("_experts_implementation", "experts_implementation"),
+    }
+)
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz")
 
 
-def refuse_code(name: str, config: Mapping[str, Any]) -> None:
+def refuse_code(name: str, config: Mapping[str, Any], where: str = "config") -> None:
     """Pass a configuration that runs nothing, however deep one looks. Raises InvalidModel."""
-    for path, key, value in _walk(config):
+    for path, key, value in _walk(config, where):
         if key in _CODE_KEYS and value:
-            raise InvalidModel(name, f"{path} asks to run code of the model's author, which is never done")
-        # A name with a slash is a kernel of the hub, compiled by whoever put it there.
-        fetches = key in _FETCH_KEYS and (value is True or (isinstance(value, str) and "/" in value))
-        if fetches:
+            detail = f"{path} asks to run code of the model's author, which is never done"
+            raise InvalidModel(name, f"{detail}: choose a model that transformers knows by itself")
+        if key in _FETCH_KEYS and _fetches(value):
             raise InvalidModel(name, f"{path} fetches what the spec does not name: leave it out")
 
 
@@ -34,7 +38,15 @@ def refuse_unsafe_files(name: str, files: Iterable[str]) -> None:
         raise InvalidModel(name, f"{found}: give it weights in safetensors")
 
 
-def _walk(node: Any, path: str = "config") -> Iterator[tuple[str, str, Any]]:
+def _fetches(value: Any) -> bool:
+    """Whether a value names something of the hub; a model of several parts has a table with one for each."""
+    if isinstance(value, Mapping):
+        return any(_fetches(part) for part in value.values())
+    # A name with a slash is a kernel of the hub, compiled by whoever put it there.
+    return value is True or (isinstance(value, str) and "/" in value)
+
+
+def _walk(node: Any, path: str) -> Iterator[tuple[str, str, Any]]:
     if isinstance(node, Mapping):
         for key, value in node.items():
             yield f"{path}.{key}", str(key), value

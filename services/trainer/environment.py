@@ -13,6 +13,12 @@ _PASSED_ON = {
     *("LD_LIBRARY_PATH", "XDG_CACHE_HOME", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "HF_HOME", "HF_HUB_CACHE"),
     *("HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
 }
+# Of those, what means the same on another file system and leaves the choice of GPUs to the engine.
+_PORTABLE = {
+    *("LANG", "LANGUAGE", "TZ", "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
+    *("http_proxy", "https_proxy", "no_proxy"),
+}
+_PORTABLE_PREFIXES = ("LC_", "OMP_", "MKL_", "NCCL_", "PYTORCH_")
 _PASSED_ON_PREFIXES = ("LC_", "OMP_", "MKL_", "CUDA_", "NVIDIA_", "NCCL_", "TORCH_", "PYTORCH_", "TRITON_")
 
 
@@ -22,6 +28,15 @@ def inherited_environment() -> dict[str, str]:
         name: value
         for name, value in os.environ.items()
         if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
+    }
+
+
+def portable_environment() -> dict[str, str]:
+    """Return what a container gets of this service's own environment."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in _PORTABLE or name.startswith(_PORTABLE_PREFIXES)
     }
 
 

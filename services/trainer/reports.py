@@ -8,8 +8,9 @@ import logging
 
 from services.common.errors import PeerUnavailable, ServiceError
 from services.common.lease import Lease, boottime_s
-from services.common.names import node_name
+from services.common.names import is_chat_run, node_name
 from services.trainer.capabilities import Capabilities
+from services.trainer.chats.chats import Chats
 from services.trainer.peers import HardwareNode
 from services.trainer.runs.registry import Runs
 from services.trainer.settings import TrainerSettings
@@ -26,12 +27,14 @@ class NodeReports:
         self,
         node: HardwareNode,
         runs: Runs,
+        chats: Chats,
         capabilities: Capabilities,
         lease: Lease,
         settings: TrainerSettings,
     ) -> None:
         self._node = node
         self._runs = runs
+        self._chats = chats
         self._capabilities = capabilities
         self._lease = lease
         self._settings = settings
@@ -83,4 +86,5 @@ class NodeReports:
             return
         self._name = report.node
         await asyncio.to_thread(self._lease.renew, sent_s, report.lease_s)
-        await self._runs.reconcile(report.reservations)
+        await self._chats.reconcile(report.reservations)
+        await self._runs.reconcile([each for each in report.reservations if not is_chat_run(each.run)])

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import TypeAlias
@@ -20,8 +21,13 @@ from services.common.wire import to_message
 from services.trainer.artifacts import artifact_file, read_file
 from services.trainer.cache import NodeCache
 from services.trainer.capabilities import Capabilities
+from services.trainer.chats.chats import Chats
+from services.trainer.chats.server import ChatMethods
 from services.trainer.classification import Classifier
+from services.trainer.engines.engine import Engine
 from services.trainer.engines.process import ProcessEngine
+from services.trainer.models.models import Models
+from services.trainer.models.server import ModelMethods
 from services.trainer.peers import HardwareNode
 from services.trainer.reports import NodeReports
 from services.trainer.runs.directory import RunsRoot
@@ -41,7 +47,7 @@ NAME = service_pb2.DESCRIPTOR.services_by_name["TrainerService"].full_name
 Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
 
 
-class TrainerServicer(service_pb2_grpc.TrainerServiceServicer):
+class TrainerServicer(ModelMethods, ChatMethods):
     """Answers the gateway."""
 
     def __init__(
@@ -51,7 +57,11 @@ class TrainerServicer(service_pb2_grpc.TrainerServiceServicer):
         reports: NodeReports,
         capabilities: Capabilities,
         classifier: Classifier,
+        models: Models,
+        chats: Chats,
     ) -> None:
+        ModelMethods.__init__(self, models)
+        ChatMethods.__init__(self, chats, reports)
         self._runs = runs
         self._shared = shared
         self._reports = reports
@@ -161,12 +171,15 @@ async def serve(settings: TrainerSettings) -> None:
             node = HardwareNode(channel, settings.hardware_target)
             shared = _shared(settings, node)
             runs = Runs(RunsRoot(settings.state_dir / "runs"), shared)
-            capabilities = Capabilities(settings.probed_packages, settings.state_dir / "capabilities.json")
-            reports = NodeReports(node, runs, capabilities, shared.lease, settings)
+            capabilities = _capabilities(settings)
+            chats = Chats(settings.state_dir / "chats", shared, settings.chat_command, settings.chat_idle_s)
+            reports = NodeReports(node, runs, chats, capabilities, shared.lease, settings)
             classifier = Classifier(shared.cache, settings.classify_command, settings.classify_timeout_s)
-            servicer = TrainerServicer(runs, shared, reports, capabilities, classifier)
+            models = Models(runs, settings.secrets_dir)
+            servicer = TrainerServicer(runs, shared, reports, capabilities, classifier, models, chats)
 
             async def stop() -> None:
+                await chats.close()
                 # In this order: what ends now is told by the service that comes next.
                 await runs.close()
                 if settings.end_workers:
@@ -174,6 +187,7 @@ async def serve(settings: TrainerSettings) -> None:
 
             # Before the first call: a run that is there must never be answered with NOT_FOUND.
             await runs.adopt()
+            await chats.end_leftovers()
             add = service_pb2_grpc.add_TrainerServiceServicer_to_server
             background = [reports.go_on, reports.keep_to_lease]
             await run(settings, [Registered(add, servicer, NAME)], background=background, on_stop=stop)
@@ -182,7 +196,7 @@ async def serve(settings: TrainerSettings) -> None:
 def _shared(settings: TrainerSettings, node: HardwareNode) -> Shared:
     store, transfers = BlobStore(settings.store_url), Transfers()
     return Shared(
-        engine=ProcessEngine(settings.worker_command),
+        engine=_engine(settings),
         node=node,
         lease=Lease(settings.state_dir / "lease.json"),
         store=store,
@@ -192,6 +206,23 @@ def _shared(settings: TrainerSettings, node: HardwareNode) -> Shared:
         model_root=settings.model_root,
         secrets_dir=settings.secrets_dir,
     )
+
+
+def _engine(settings: TrainerSettings) -> Engine:
+    if settings.engine == "process":
+        return ProcessEngine(settings.worker_command or (sys.executable, "-m", "services.trainer.worker"))
+    # Where it is not asked for, its library need not be there.
+    from services.trainer.engines.docker import DockerEngine
+
+    return DockerEngine(settings)
+
+
+def _capabilities(settings: TrainerSettings) -> Capabilities:
+    remembered = settings.state_dir / "capabilities.json"
+    if settings.engine == "process":
+        return Capabilities(settings.probed_packages, remembered)
+    command = (sys.executable, "-m", "services.trainer.engines.imageprobe", settings.docker_image)
+    return Capabilities(settings.probed_packages, remembered, command)
 
 
 if __name__ == "__main__":

@@ -269,13 +269,13 @@ def _mark(process: psutil.Process) -> str | None:
 
 
 @asynccontextmanager
-async def trainer_at(directory: Path) -> AsyncIterator[Trainer]:
+async def trainer_at(directory: Path, **settings: str) -> AsyncIterator[Trainer]:
     """Start a trainer and its node; afterwards nothing of either is left."""
     node = FakeNode()
     await node.start()
     trainer = Trainer(directory, node)
     try:
-        await trainer.start()
+        await trainer.start(**settings)
         yield trainer
     finally:
         # Shown with a test that failed.

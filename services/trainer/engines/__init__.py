@@ -1,1 +1,1 @@
-"""What runs a worker: the process engine."""
+"""What runs a worker: engines behind one small protocol, a process of this machine or a container."""

@@ -8,31 +8,20 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from enum import Enum, auto
 from pathlib import Path
 
 import psutil
 
+from services.trainer.engines.engine import MARK, WorkerEnd, WorkerState
 from services.trainer.environment import inherited_environment
 from services.trainer.runs.directory import RunDirectory
 from services.trainer.runs.locks import claimed_by, is_claimed, is_held
 
-MARK = "WEIGHBRIDGE_RUN_DIR"
 _KILL_S = 1.0
 
 
-class WorkerState(Enum):
-    """Whether a run has a process."""
-
-    ABSENT = auto()
-    """None has claimed the run yet."""
-    LIVING = auto()
-    GONE = auto()
-    """One had claimed it and is no more."""
-
-
 class ProcessEngine:
-    """Starts workers; finds and ends those that it or an earlier service started. Everything here blocks."""
+    """An Engine whose workers are processes."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._command = tuple(command)
@@ -62,10 +51,10 @@ class ProcessEngine:
             return WorkerState.LIVING
         return WorkerState.GONE if is_claimed(directory.claim) else WorkerState.ABSENT
 
-    def exit_status(self, directory: RunDirectory) -> int | None:
-        """Return the worker's exit status, or minus a signal. None where this service was not its parent."""
+    def end(self, directory: RunDirectory) -> WorkerEnd:
+        """Return how the worker exited, which is known where this service was its parent."""
         child = self._children.get(directory.path)
-        return None if child is None else child.poll()
+        return WorkerEnd(status=None if child is None else child.poll())
 
     def terminate(self, directory: RunDirectory) -> None:
         """Ask the worker to write a checkpoint and end (SIGTERM)."""

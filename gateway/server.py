@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 
+from gateway.chats.server import ChatMethods
 from gateway.datasets.server import DatasetMethods
 from gateway.dispatch.driving import Driver
 from gateway.dispatch.fleet import FleetKeeper
@@ -13,7 +14,8 @@ from gateway.dispatch.sweeping import Sweeper
 from gateway.dispatch.weigher import Weigher
 from gateway.jobs.server import JobMethods
 from gateway.ledger.engine import Ledger
-from gateway.nodes.server import FleetServicer
+from gateway.models.server import ModelMethods
+from gateway.nodes.server import NodeMethods
 from gateway.peers import Peers
 from gateway.settings import GatewaySettings
 from gateway.weighing.peers import Estimator
@@ -24,12 +26,21 @@ from weighbridge.gateway.v1 import service_pb2, service_pb2_grpc
 _NAMES = service_pb2.DESCRIPTOR.services_by_name
 
 
-class TrainingServicer(JobMethods, DatasetMethods):
+class TrainingServicer(JobMethods, DatasetMethods, ChatMethods):
     """TrainingService."""
 
     def __init__(self, settings: GatewaySettings, ledger: Ledger, peers: Peers, store: BlobStore) -> None:
         JobMethods.__init__(self, settings, ledger, peers, store)
         DatasetMethods.__init__(self, settings, ledger, store)
+        ChatMethods.__init__(self, ledger, peers)
+
+
+class FleetServicer(NodeMethods, ModelMethods):
+    """FleetService."""
+
+    def __init__(self, settings: GatewaySettings, ledger: Ledger, peers: Peers) -> None:
+        NodeMethods.__init__(self, settings, ledger, peers)
+        ModelMethods.__init__(self, ledger, peers)
 
 
 async def serve(settings: GatewaySettings) -> None:

@@ -63,10 +63,12 @@ class GatewaySettings(CommonSettings):
 
     max_dataset_items: PositiveInt = 1_000_000
     """Most entries of a data set's archive."""
+    max_dataset_rows: PositiveInt = 10_000_000
+    """Most rows of a data set of text; its check takes about 100 bytes of memory for each."""
     max_unpacked_bytes: PositiveInt = 256 * GIB
-    """Most bytes that a data set's archive may unpack to."""
+    """Most bytes that a data set's archive may unpack to, or that the rows of a data set of text may hold."""
     max_item_bytes: PositiveInt = 128 * MIB
-    """Most bytes that one item of an archive may unpack to."""
+    """Most bytes that one item of an archive may unpack to, or that one row of text may have."""
     max_compression_ratio: PositiveInt = 200
     """Most bytes that one byte of an archive may unpack to."""
     max_pixels: PositiveInt = 64_000_000

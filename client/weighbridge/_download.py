@@ -3,7 +3,7 @@
 import hashlib
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
@@ -11,7 +11,7 @@ from typing import BinaryIO
 from weighbridge._claims import claimed
 from weighbridge._link import Link
 from weighbridge._patience import Patience
-from weighbridge.common.v1.artifacts_pb2 import FileEntry, FileTree
+from weighbridge.common.v1.artifacts_pb2 import FileEntry
 from weighbridge.exceptions import CorruptDownload, Unavailable, UnsafePath
 from weighbridge.gateway.v1.service_pb2 import DownloadArtifactRequest
 
@@ -21,16 +21,18 @@ Progress = Callable[[int, int], None]
 """Is told bytes done and bytes in all."""
 
 
-def download(link: Link, job: str, tree: FileTree, directory: Path, progress: Progress) -> None:
-    """Fetch every file of a job's artifact into `directory`; files that are there already are kept.
+def download(
+    link: Link, job: str, files: Mapping[str, FileEntry], directory: Path, progress: Progress
+) -> None:
+    """Fetch files of a job's artifact into `directory`, each to its path there; what is there is kept.
 
     Raises:
         UnsafePath: a file would lie outside of `directory`; nothing was written.
         CorruptDownload: bytes do not have the digest that was stated; that file was not kept.
     """
     # All before the first byte is written: an artifact with one bad path is not half downloaded.
-    targets = [(entry, safe_target(directory, entry.path)) for entry in tree.files]
-    total, done = sum(entry.size_bytes for entry in tree.files), 0
+    targets = [(entry, safe_target(directory, path)) for path, entry in files.items()]
+    total, done = sum(entry.size_bytes for entry in files.values()), 0
     for entry, target in targets:
         if not _has_digest(target, entry):
             _Fetch(link, job, entry, partial(_add, progress, done, total)).into(target)

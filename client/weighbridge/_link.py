@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
@@ -105,6 +105,13 @@ class Link:
             raise call_error(error, self.target) from error
         finally:
             future.cancel()
+
+    def converse(self, method: "grpc.StreamStreamMultiCallable[Req, Res]", requests: Iterator[Req]) -> Any:
+        """Begin a call in which both sides speak: an iterator of answers, to be cancelled at the end.
+
+        Its errors are the caller's to translate: they come where it is read.
+        """
+        return method(requests, metadata=self._metadata)
 
     def close(self) -> None:
         """Close the channel; calls under way end."""

@@ -17,6 +17,7 @@ from weighbridge import config, following, spec_file
 from weighbridge._link import Link
 from weighbridge._pages import PAGE_SIZE, listed
 from weighbridge._predict import Classifications, Image
+from weighbridge.chat import Chat, ChatOptions
 from weighbridge.common.v1.training_spec_pb2 import TrainingSpec
 from weighbridge.datasets import Datasets
 from weighbridge.gateway.v1.resources_pb2 import Admission, FleetNode
@@ -34,6 +35,7 @@ from weighbridge.gateway.v1.service_pb2 import (
 from weighbridge.hardware.v1.resources_pb2 import Outcome
 from weighbridge.hardware.v1.service_pb2 import ListOutcomesRequest
 from weighbridge.jobs import Job, Jobs
+from weighbridge.models import Models
 from weighbridge.names import job_name, node_name, project_name
 
 Spec: TypeAlias = TrainingSpec | Mapping[str, Any] | str | Path
@@ -67,6 +69,8 @@ class Client:
         """The project's training jobs."""
         self.datasets = Datasets(self._link, self.project)
         """The project's data sets."""
+        self.models = Models(self._link, self.project)
+        """The models of the hub in the nodes' caches."""
 
     def __enter__(self) -> Self:
         return self
@@ -120,6 +124,10 @@ class Client:
     def predict(self, job: str | Job, images: Iterable[Image], top_k: int = 3) -> Classifications:
         """Classify pictures with a finished job's model; see `Jobs.predict`."""
         return self.jobs.predict(job.name if isinstance(job, Job) else job, images, top_k)
+
+    def chat(self, job: str | Job, options: ChatOptions | None = None) -> Chat:
+        """Return a chat with the language model that a job made; `with` opens it. See `Chat`."""
+        return self.jobs.chat(job.name if isinstance(job, Job) else job, options)
 
     def nodes(self) -> list[FleetNode]:
         """Return the nodes, ordered by name."""

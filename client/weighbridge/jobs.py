@@ -1,7 +1,9 @@
 """Training jobs: what is known of them and what can be done with them."""
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from weighbridge import _download, following
 from weighbridge._link import Link
@@ -9,8 +11,10 @@ from weighbridge._pages import PAGE_SIZE, listed
 from weighbridge._patience import Waiting
 from weighbridge._predict import Classifications, Image, classify
 from weighbridge._upload import Progress
+from weighbridge.chat import Chat, ChatOptions
 from weighbridge.common.v1.artifacts_pb2 import Checkpoint
 from weighbridge.exceptions import JobCancelled, JobEnded, JobFailed, JobRejected, WrongState
+from weighbridge.exporting import Form, chosen, convert, find_converter
 from weighbridge.following import FINAL, PATIENCE_S, State
 from weighbridge.gateway.v1.resources_pb2 import JobEvent, TrainingJob
 from weighbridge.gateway.v1.service_pb2 import (
@@ -117,9 +121,17 @@ class Job:
         """Download the artifact and return its directory; see `Jobs.download`."""
         return self._jobs.download(self.name, directory, progress=progress)
 
+    def export(self, directory: str | Path, form: Form = Form.MERGED, **options: Any) -> Path:
+        """Download what the job made in the form that others take it in; see `Jobs.export`."""
+        return self._jobs.export(self.name, directory, form, **options)
+
     def predict(self, images: Iterable[Image], top_k: int = 3) -> Classifications:
         """Classify pictures with the job's model; see `Jobs.predict`."""
         return self._jobs.predict(self.name, images, top_k)
+
+    def chat(self, options: ChatOptions | None = None) -> Chat:
+        """Return a chat with the job's language model; `with` opens it. See `Chat`."""
+        return self._jobs.chat(self.name, options)
 
 
 class Jobs:
@@ -215,14 +227,47 @@ class Jobs:
             WrongState: the job has no artifact.
             CorruptDownload, UnsafePath: what arrived is not what it should be.
         """
-        found = self.get(job)
-        tree = found.message.artifact
-        if not tree.files:
-            text = f"{found.name} is {found.state} and has no artifact: only a job that succeeded has one"
-            raise WrongState("WRONG_STATE", text, {"resource": found.name, "state": found.state})
+        found = self._with_artifact(job)
         into = Path(directory if directory is not None else found.id)
-        _download.download(self._link, found.name, tree, into, progress or _ignore)
+        files = {entry.path: entry for entry in found.message.artifact.files}
+        _download.download(self._link, found.name, files, into, progress or _ignore)
         return into
+
+    def export(
+        self,
+        job: str,
+        directory: str | Path,
+        form: Form = Form.MERGED,
+        *,
+        converter: str | Path | None = None,
+        outtype: str = "auto",
+        progress: Progress | None = None,
+    ) -> Path:
+        """Download what a job made in the form that others take it in, and return where it is.
+
+        MERGED: the whole model, for transformers. ADAPTER: the adapter with the tokenizer, for peft on its
+        base; nothing else is downloaded. GGUF: one file, `{job}.gguf` in the directory, which llama.cpp's
+        converter makes here, in numbers of `outtype`; `exporting.find_converter` says where that is.
+
+        Raises:
+            WrongState: the job has no artifact.
+            NotExportable: the artifact does not hold that.
+            NoConverter, ConversionFailed: there is no converter, or it does not take the model.
+            CorruptDownload, UnsafePath: what arrived is not what it should be.
+        """
+        # Before gigabytes are fetched for it.
+        command = find_converter(converter) if form is Form.GGUF else []
+        found, into = self._with_artifact(job), Path(directory)
+        files = chosen(found.id, found.message.artifact, form)
+        if form is not Form.GGUF:
+            _download.download(self._link, found.name, files, into, progress or _ignore)
+            return into
+        # Kept where the conversion fails: another try then has it already.
+        model = into / f".{found.id}-merged"
+        _download.download(self._link, found.name, files, model, progress or _ignore)
+        converted = convert(command, model, into / f"{found.id}.gguf", outtype)
+        shutil.rmtree(model)
+        return converted
 
     def predict(self, job: str, images: Iterable[Image], top_k: int = 3) -> Classifications:
         """Classify pictures (paths or encoded bytes) with a finished job's model, in their order.
@@ -233,6 +278,17 @@ class Jobs:
             OSError: a file cannot be read.
         """
         return classify(self._link, self._name(job), images, top_k)
+
+    def _with_artifact(self, job: str) -> Job:
+        found = self.get(job)
+        if not found.message.artifact.files:
+            text = f"{found.name} is {found.state} and has no artifact: only a job that succeeded has one"
+            raise WrongState("WRONG_STATE", text, {"resource": found.name, "state": found.state})
+        return found
+
+    def chat(self, job: str, options: ChatOptions | None = None) -> Chat:
+        """Return a chat with the language model that a job made; `with` opens it. See `Chat`."""
+        return Chat(self._link, (options or ChatOptions()).opening(self._name(job)))
 
     def _name(self, job: str) -> str:
         return job_name(self._project, job)

@@ -15,6 +15,7 @@ from gateway.ledger.nodes import all_nodes, mark
 from gateway.nodes.node import FleetNode
 from gateway.settings import GatewaySettings
 from services.common.errors import ServiceError
+from services.common.names import is_chat_run
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,8 @@ class FleetKeeper:
             for node in nodes
             if node.reachable
             for run in node.holding
-            if run not in placed.get(node.name, ())
+            # A chat belongs to its call, and the trainer that serves that call ends it.
+            if run not in placed.get(node.name, ()) and not is_chat_run(run)
         }
         # Not at first sight: a report may be older than the ledger.
         by_name = {node.name: node for node in nodes}

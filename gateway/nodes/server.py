@@ -1,4 +1,4 @@
-"""FleetService."""
+"""The methods of FleetService that are about nodes, what fits them, and what was decided."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ from weighbridge.hardware.v1 import resources_pb2 as hardware_pb2
 from weighbridge.hardware.v1 import service_pb2 as hardware_service_pb2
 
 
-class FleetServicer(service_pb2_grpc.FleetServiceServicer):
+class NodeMethods(service_pb2_grpc.FleetServiceServicer):
     """Nodes, what fits them, and the audit trail."""
 
     def __init__(self, settings: GatewaySettings, ledger: Ledger, peers: Peers) -> None:

@@ -28,6 +28,7 @@ from weighbridge.trainer.v1 import resources_pb2 as trainer
 
 TOKEN = "the-token"
 JOB = "projects/default/trainingJobs/t1"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 State = gateway.TrainingJob.State
 Context: TypeAlias = "grpc.ServicerContext"
 
@@ -48,6 +49,11 @@ class World:
     nodes: list[gateway.FleetNode] = field(default_factory=list)
     admissions: list[gateway.Admission] = field(default_factory=list)
     outcomes: list[hardware.Outcome] = field(default_factory=list)
+    models: list[gateway.NodeModel] = field(default_factory=list)
+    unreachable: list[str] = field(default_factory=list)
+    """Nodes whose models cannot be listed."""
+    pull_breaks: bool = False
+    """Whether a download ends half-way, as if all were told."""
     check: api.CheckTrainingJobResponse = field(default_factory=api.CheckTrainingJobResponse)
     requests: list[Message] = field(default_factory=list)
     """Every request, but chunks."""
@@ -105,6 +111,14 @@ def not_found(resource: str) -> Refusal:
     return Refusal(
         grpc.StatusCode.NOT_FOUND, "NOT_FOUND", f"{resource} does not exist", {"resource": resource}
     )
+
+
+def node_model(node: str, repository: str, *runs: str, revision: str = "") -> gateway.NodeModel:
+    """Return a model in a node's cache."""
+    model = trainer.CachedModel(
+        repository=repository, revision=revision or COMMIT, size_bytes=4 << 20, file_count=3, runs=runs
+    )
+    return gateway.NodeModel(node=node, model=model)
 
 
 class _Base:
@@ -355,6 +369,36 @@ class FakeFleet(_Base, service_pb2_grpc.FleetServiceServicer):
     def DeleteNode(self, request: api.DeleteNodeRequest, context: Context) -> Empty:
         self.enter(context, request)
         return Empty()
+
+    def PullModel(self, request: api.PullModelRequest, context: Context) -> Iterator[api.PullModelResponse]:
+        self.enter(context, request)
+        yield api.PullModelResponse(progress=trainer.PullProgress())
+        for done in (0, 2 << 20, 4 << 20):
+            progress = trainer.PullProgress(revision=COMMIT, done_bytes=done, total_bytes=4 << 20)
+            yield api.PullModelResponse(progress=progress)
+        if not self.world.pull_breaks:
+            yield api.PullModelResponse(model=node_model(request.parent, request.repository))
+
+    def ListModels(self, request: api.ListModelsRequest, context: Context) -> api.ListModelsResponse:
+        self.enter(context, request)
+        nodes = [each.node for each in self.world.models] if request.parent == "nodes/-" else [request.parent]
+        found = [each for each in self.world.models if each.node in nodes]
+        models, token = _page(found, request)
+        return api.ListModelsResponse(
+            models=models, next_page_token=token, unreachable=self.world.unreachable
+        )
+
+    def DeleteModel(self, request: api.DeleteModelRequest, context: Context) -> api.DeleteModelResponse:
+        self.enter(context, request)
+        gone = [
+            each
+            for each in self.world.models
+            if (each.node, each.model.repository) == (request.parent, request.repository)
+        ]
+        if gone[0].model.runs:
+            Refusal(grpc.StatusCode.FAILED_PRECONDITION, "IN_USE", "still used").abort(context)
+        self.world.models = [each for each in self.world.models if each not in gone]
+        return api.DeleteModelResponse(models=gone, freed_bytes=sum(each.model.size_bytes for each in gone))
 
     def ListAdmissions(
         self, request: api.ListAdmissionsRequest, context: Context

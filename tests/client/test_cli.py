@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.json_format import ParseDict
 from typer.testing import CliRunner, Result
 
 from tests.client import sample_world as sample
@@ -21,6 +22,7 @@ from weighbridge import exceptions as e
 from weighbridge.cli.app import app
 from weighbridge.cli.exits import MEANINGS, Exit, exit_of
 from weighbridge.common.v1 import artifacts_pb2
+from weighbridge.gateway.v1 import resources_pb2 as gateway_resources
 from weighbridge.gateway.v1 import service_pb2 as api
 from weighbridge.hardware.v1 import resources_pb2 as hw
 
@@ -199,9 +201,32 @@ def test_data_sets_are_uploaded_listed_and_deleted(run: Run, tmp_path: Path, wor
     result = run("datasets", "upload", tmp_path / "My Digits.zip")
     assert "data set my-digits: 3 examples, 1.0 KiB" in result.stdout
     assert "uploading My Digits.zip: 100% of 1.0 KiB" in result.stderr
-    assert re.search(r"digits +image folder zip +1,797 +10 +879 KiB", run("datasets", "list").stdout)
+    assert re.search(r"digits +image folder zip +1,797 +10 labels +879 KiB", run("datasets", "list").stdout)
     assert lines(run("datasets", "delete", "my-digits", "--json")) == [{"deleted": "my-digits"}]
     assert run("datasets", "delete", "my-digits").exit_code == Exit.NOT_FOUND
+
+
+def test_a_data_set_of_text_says_how_long_its_rows_are(run: Run, world: World) -> None:
+    assert "labels: 0 (180), 1 (180)" in run("datasets", "get", "digits").stdout
+    lengths = {"min_characters": 12, "median_characters": 320, "p95_characters": 2100, "max_characters": 9870}
+    text = {**lengths, "duplicate_count": 0, "conversational": True}
+    summary = {"format": "DATASET_FORMAT_JSONL", "row_shape": "ROW_SHAPE_PREFERENCE", "text": text}
+    chats = ParseDict(
+        {"name": "projects/default/datasets/chats", "summary": summary}, gateway_resources.Dataset()
+    )
+    chats.summary.example_count, chats.summary.size_bytes = 1200, 3_000_000
+    world.datasets[chats.name] = chats
+    said = run("datasets", "get", "chats").stdout
+    assert "data set chats: 1,200 examples (preferences, conversations), 2.9 MiB, jsonl" in said
+    assert "characters of a row: 12 to 9,870, half of them up to 320, 95 % up to 2,100" in said
+    assert "no row repeats another" in said
+    chats.summary.text.duplicate_count = 4
+    chats.warnings.append("0.33 % of the rows repeat an earlier one word for word: 4 (line 9, …)")
+    said = run("datasets", "get", "chats").stdout
+    assert "no row repeats" not in said
+    assert "warning: 0.33 % of the rows" in said
+    listed = run("datasets", "list").stdout
+    assert re.search(r"chats +jsonl +1,200 +preferences, *conversations +2.9 MiB", listed)
 
 
 def test_an_artifact_is_downloaded(run: Run, tmp_path: Path, world: World) -> None:
@@ -241,6 +266,7 @@ def test_the_audit_trail_and_the_outcomes_are_tables(run: Run) -> None:
         ("nodes", "drain", "local"),
         ("nodes", "delete", "local"),
         ("datasets", "list"),
+        ("datasets", "get", "digits"),
         ("datasets", "import", "s3://bucket/digits.zip"),
         ("jobs", "cancel", "t1", "t1"),
         ("jobs", "resume", "t1"),

@@ -44,6 +44,17 @@ class FakeEstimator(service_pb2_grpc.EstimatorServiceServicer):
         placement.host.peak_reserved_bytes = need_of(request.resolved_spec)
         return estimate
 
+    async def EstimateChat(
+        self, request: service_pb2.EstimateChatRequest, context: Any
+    ) -> service_pb2.EstimateChatResponse:
+        await self.faults.strike("EstimateChat", context)
+        estimate = resources_pb2.Estimate(method=resources_pb2.ESTIMATE_METHOD_ANALYTIC)
+        placement = estimate.placements.add(device=training_spec_pb2.DEVICE_KIND_CPU, device_count=1)
+        placement.host.peak_reserved_bytes = request.context_tokens
+        chat = resolved_spec_pb2.ResolvedSpec.FromString(request.resolved_spec)
+        chat.model.artifact_digest = request.artifact.digest
+        return service_pb2.EstimateChatResponse(resolved_spec=chat.SerializeToString(), estimate=estimate)
+
     async def WeighNodes(
         self, request: service_pb2.WeighNodesRequest, context: Any
     ) -> service_pb2.WeighNodesResponse:

@@ -9,6 +9,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from services.common.errors import NotFound, StaleAttempt
 from services.common.names import parse_run
+from tests.gateway.fake_models import FakeModels
 from tests.gateway.faults import Faults, refuse
 from weighbridge.common.v1 import artifacts_pb2
 from weighbridge.trainer.v1 import resources_pb2, service_pb2, service_pb2_grpc
@@ -43,10 +44,11 @@ class FakeRun:
             self.changed.notify_all()
 
 
-class FakeTrainer(service_pb2_grpc.TrainerServiceServicer):
+class FakeTrainer(FakeModels):
     """Runs that are started, and end when they are told to."""
 
     def __init__(self, release: Callable[[str], None]) -> None:
+        super().__init__()
         self.faults = Faults()
         self.after_starting = Faults()
         self.runs: dict[str, FakeRun] = {}
@@ -56,6 +58,8 @@ class FakeTrainer(service_pb2_grpc.TrainerServiceServicer):
         self.tombstones: dict[str, int] = {}
         self.stubborn = False
         """Whether a cancelled run goes on until the test ends it."""
+        self.chats: list[service_pb2.ChatOpening] = []
+        self.open_chats: set[str] = set()
         self._release = release
         self._closed = False
 
@@ -167,3 +171,27 @@ class FakeTrainer(service_pb2_grpc.TrainerServiceServicer):
 
     def _message(self, run: FakeRun) -> resources_pb2.Run:
         return resources_pb2.Run(name=run.name, state=run.state)
+
+    async def ListRuns(
+        self, request: service_pb2.ListRunsRequest, context: Any
+    ) -> service_pb2.ListRunsResponse:
+        await self.faults.strike("ListRuns", context)
+        return service_pb2.ListRunsResponse()
+
+    async def Chat(
+        self, request: AsyncIterator[service_pb2.ChatRequest], context: Any
+    ) -> AsyncIterator[service_pb2.ChatResponse]:
+        opening = (await anext(aiter(request))).opening
+        self.chats.append(opening)
+        self.open_chats.add(opening.run)
+        try:
+            await self.faults.strike("Chat", context)
+            yield service_pb2.ChatResponse(
+                ready=service_pb2.ChatReady(context_tokens=9, notices=["be quick"])
+            )
+            async for said in request:
+                answer = "stopped" if said.HasField("stop") else said.message.content
+                yield service_pb2.ChatResponse(text=answer)
+        finally:
+            self.open_chats.discard(opening.run)
+            self._release(opening.run)

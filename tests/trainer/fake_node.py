@@ -25,6 +25,8 @@ class FakeNode(service_pb2_grpc.NodeServiceServicer):
         self.port = 0
         self.refusals: dict[str, ServiceError] = {}
         """What ActivateReservation answers, by run."""
+        self.usage_refusals: dict[str, ServiceError] = {}
+        """What ReportUsage answers, by run."""
         self.activations: list[str] = []
         self.active: set[str] = set()
         self.released: list[str] = []
@@ -53,15 +55,12 @@ class FakeNode(service_pb2_grpc.NodeServiceServicer):
         self.activations.append(request.run)
         if request.run in self.before_activation:
             await self.before_activation[request.run]()
-        refusal = self.refusals.get(request.run)
-        if refusal is not None:
-            status = status_of(refusal)
-            code = grpc.StatusCode[refusal.code]
-            await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+        await _refuse(self.refusals.get(request.run), context)
         self.active.add(request.run)
         return resources_pb2.Reservation(run=request.run, state=resources_pb2.RESERVATION_STATE_ACTIVE)
 
     async def ReportUsage(self, request: service_pb2.ReportUsageRequest, context: Any) -> Empty:
+        await _refuse(self.usage_refusals.get(request.run), context)
         self.used += [(request.run, amount.device, amount.used_bytes) for amount in request.used]
         return Empty()
 
@@ -80,6 +79,13 @@ class FakeNode(service_pb2_grpc.NodeServiceServicer):
         if self.lease_s is not None:
             response.lease.FromSeconds(self.lease_s)
         return response
+
+
+async def _refuse(error: ServiceError | None, context: Any) -> None:
+    if error is not None:
+        status = status_of(error)
+        details = ((DETAILS_KEY, status.SerializeToString()),)
+        await context.abort(grpc.StatusCode[error.code], status.message, details)
 
 
 def approval(

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from weighbridge.cli import audit, datasets, exits, jobs, nodes, training
+from weighbridge.cli import audit, chatting, datasets, exits, jobs, models, nodes, training
 from weighbridge.cli.session import Commands, JsonFlag, Session
 from weighbridge.cli.up import command as platform
 
@@ -49,10 +49,12 @@ app.command()(platform.down)
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(models.app, name="models")
 for command in (
     training.check,
     training.train,
     training.predict,
+    chatting.chat,
     audit.admissions,
     audit.outcomes,
     audit.version,

@@ -10,11 +10,14 @@ from weighbridge.cli.progress import transfer
 from weighbridge.cli.session import JsonFlag, session
 from weighbridge.cli.views_jobs import job_table, show_job
 from weighbridge.cli.watching import follow
+from weighbridge.exporting import Form
 from weighbridge.following import State
 from weighbridge.jobs import Job
 from weighbridge.spec_file.values import read_enum
 
-app = typer.Typer(help="Training jobs: list, watch, stop, resume, download.", no_args_is_help=True)
+app = typer.Typer(help="Training jobs: list, watch, stop, resume, download, export.", no_args_is_help=True)
+
+_FORMS = {Form.MERGED: "the model", Form.ADAPTER: "the adapter", Form.GGUF: "the GGUF file"}
 
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as `jobs list` shows it.")]
 JobNames = Annotated[list[str], typer.Argument(metavar="JOB…", help="Ids of jobs.")]
@@ -124,6 +127,45 @@ def download(
         output.json_line({"directory": str(into), "files": files})
     else:
         output.say(f"{words.many(len(files), 'file')} in {into}")
+
+
+@app.command()
+def export(
+    ctx: typer.Context,
+    job: JobName,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; made where it is missing.")],
+    merge: Annotated[
+        bool, typer.Option("--merge", help="The whole model, adapters merged into it. The default.")
+    ] = False,
+    adapter: Annotated[
+        bool,
+        typer.Option("--adapter", help="The adapter alone, with the tokenizer: no base is fetched."),
+    ] = False,
+    gguf: Annotated[
+        bool, typer.Option("--gguf", help="One GGUF file, made on this machine with llama.cpp's converter.")
+    ] = False,
+    converter: Annotated[
+        Path | None,
+        typer.Option(help="convert_hf_to_gguf.py. Default: from the PATH. [WEIGHBRIDGE_GGUF_CONVERTER]"),
+    ] = None,
+    outtype: Annotated[
+        str, typer.Option(help="Numbers in the GGUF file: f32, f16, bf16, q8_0 or auto.")
+    ] = "auto",
+    json: JsonFlag = False,
+) -> None:
+    """Export what a job made: the model for transformers, the adapter for peft, or a file for llama.cpp."""
+    if merge + adapter + gguf > 1:
+        raise typer.BadParameter("--merge, --adapter and --gguf exclude each other")
+    form = Form.GGUF if gguf else Form.ADAPTER if adapter else Form.MERGED
+    client = session(ctx).client()
+    with transfer(f"exporting {job}", quiet=session(ctx).json) as progress:
+        made = client.jobs.export(
+            job, directory, form, converter=converter, outtype=outtype, progress=progress
+        )
+    if session(ctx).json:
+        output.json_line({"form": form.value, "path": str(made)})
+    else:
+        output.say(f"{_FORMS[form]} of job {job} is in {made}")
 
 
 @app.command()

@@ -22,6 +22,8 @@ METHODS: dict[str, tuple[str, ...]] = {
         f"{_GATEWAY}.FleetService/UncordonNode",
         f"{_GATEWAY}.FleetService/DrainNode",
         f"{_GATEWAY}.FleetService/DeleteNode",
+        f"{_GATEWAY}.FleetService/PullModel",
+        f"{_GATEWAY}.FleetService/DeleteModel",
         f"{_GATEWAY}.FleetService/Recommend*",
         f"{_GATEWAY}.FleetService/FindLargestFeasible",
         "/grpc.reflection.*",

@@ -1,0 +1,1 @@
+"""The models of the hub that nodes have in their caches."""

@@ -1,0 +1,1 @@
+"""Conversations with what a job trained: weighed like runs, each in a child process of its own."""

@@ -1,1 +1,1 @@
-"""The platform's main job on real images, from a clean checkout to a prediction: `python -m demo`."""
+"""The platform's main jobs, from a clean checkout to a model that answers: `python -m demo`."""

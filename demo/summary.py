@@ -1,57 +1,58 @@
 """What the demo leaves: the figures in a few lines, and where the pictures are."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from demo.terminal import Terminal
 
-Job = Mapping[str, Any]
 _GIB = 1 << 30
 
 
-def write_summary(
-    terminal: Terminal, work: Path, artifact: Path, jobs: Mapping[str, Job], picture: Path
-) -> None:
+@dataclass(frozen=True)
+class Section:
+    """What one act came to."""
+
+    title: str
+    lines: Sequence[tuple[str, str]]
+    """Each figure's name, and the figure in words."""
+    pictures: Sequence[Path]
+
+
+def write_summary(terminal: Terminal, work: Path, sections: Sequence[Section]) -> None:
     """Print the summary and write it to summary.md beside what it names."""
-    lines = _lines(terminal, artifact, jobs, picture)
+    sections = [Section("Node", [("node", _node(terminal))], []), *sections]
     terminal.heading("Summary")
     table = Table(show_header=False, box=None, pad_edge=False)
-    for name, value in lines:
-        table.add_row(f"[bold]{name}", value)
+    for name, value in (line for section in sections for line in section.lines):
+        # What a model says may look like markup.
+        table.add_row(Text(name, "bold"), Text(value))
     terminal.console.print(table)
-    pictures = "\n\n".join(f"![{name}](model/{name}.png)" for name in ("training_curve", "confusion_matrix"))
-    text = "\n".join(f"| {name} | {value} |" for name, value in lines)
-    (work / "summary.md").write_text(f"# What the demo did\n\n| | |\n|---|---|\n{text}\n\n{pictures}\n")
+    parts = [_markdown(section, work) for section in sections]
+    (work / "summary.md").write_text("\n".join(["# What the demo did\n", *parts]))
     terminal.console.print(f"\nThis summary with its pictures: {work / 'summary.md'}")
 
 
-def _lines(
-    terminal: Terminal, artifact: Path, jobs: Mapping[str, Job], picture: Path
-) -> list[tuple[str, str]]:
-    node = terminal.read("nodes")[0]["snapshot"]
-    outcome = next(o for o in terminal.read("outcomes") if o["run"].startswith(f"runs/{jobs['main']['id']}-"))
+def memory(terminal: Terminal, job: Mapping[str, Any]) -> str:
+    """Return a job's predicted and measured peak in words."""
+    outcome = next(o for o in terminal.read("outcomes") if o["run"].startswith(f"runs/{job['id']}-"))
     predicted, measured = (int(outcome[key]) / _GIB for key in ("predicted_bytes", "measured_bytes"))
-    guess = terminal.read("predict", jobs["main"]["id"], str(picture))[0]["scores"][0]
-    return [
-        ("node", f"{node['name']}, {node['cpu']['usable_cores']:g} cores, {_devices(node)}"),
-        ("verdict", jobs["main"]["verdict"]["summary"]),
-        ("peak memory", f"{predicted:.2f} GiB predicted, {measured:.2f} GiB measured"),
-        ("held-out accuracy, ten digits", _accuracy(jobs["main"])),
-        ("digits 5 to 9, fine-tuned from 0 to 4", _accuracy(jobs["tuned"])),
-        ("digits 5 to 9, same budget from scratch", _accuracy(jobs["scratch"])),
-        ("artifact", str(artifact)),
-        (f"{picture.name}, never seen", f"{guess['label']} ({guess['probability']:.1%})"),
-    ]
+    return f"{predicted:.2f} GiB predicted, {measured:.2f} GiB measured"
 
 
-def _devices(node: Mapping[str, Any]) -> str:
-    return ", ".join(
+def _markdown(section: Section, work: Path) -> str:
+    rows = [f"| {name} | {' '.join(value.replace('|', '/').split())} |" for name, value in section.lines]
+    pictures = [f"![{path.stem}]({path.relative_to(work)})\n" for path in section.pictures]
+    return "\n".join([f"## {section.title}\n", "| | |", "|---|---|", *rows, "", *pictures])
+
+
+def _node(terminal: Terminal) -> str:
+    node = terminal.read("nodes")[0]["snapshot"]
+    devices = ", ".join(
         f"{device['id']} {int(device['capacity_bytes']) / _GIB:.1f} GiB" for device in node["devices"]
     )
-
-
-def _accuracy(job: Job) -> str:
-    return f"{job['metrics']['accuracy']:.1%}"
+    return f"{node['name']}, {node['cpu']['usable_cores']:g} cores, {devices}"

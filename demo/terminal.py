@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 WEIGHBRIDGE = str(Path(sys.executable).with_name("weighbridge"))
 _START_S = 300.0
@@ -30,13 +31,17 @@ class Terminal:
         self.console.print()
         self.console.rule(f"[bold]{text}", align="left")
 
+    def show(self, *command: str) -> None:
+        """Show a command as it is typed."""
+        self.console.print(Text(f"\n$ {shlex.join(command)}", "bold cyan"), soft_wrap=True)
+
     def run(self, *arguments: str, expect: int = 0) -> None:
         """Run a command before the user's eyes.
 
         Raises:
             SystemExit: it ended with another exit code than `expect`.
         """
-        self.console.print(f"\n[bold cyan]$ weighbridge {shlex.join(arguments)}")
+        self.show("weighbridge", *arguments)
         code = subprocess.run([WEIGHBRIDGE, *arguments], env=self._env).returncode
         if code != expect:
             raise SystemExit(f"demo: `weighbridge {' '.join(arguments)}` ended with {code}, not {expect}")
@@ -51,7 +56,7 @@ class Terminal:
     @contextmanager
     def platform(self, home: Path) -> Iterator[None]:
         """Keep `weighbridge up` running in `home`; however the block ends, nothing is left behind."""
-        self.console.print(f"\n[bold cyan]$ weighbridge up --home {home} --port 0")
+        self.show("weighbridge", "up", "--home", str(home), "--port", "0")
         up = subprocess.Popen(
             [WEIGHBRIDGE, "up", "--home", str(home), "--port", "0"],
             env=self._env,

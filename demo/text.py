@@ -109,4 +109,6 @@ def _lines(terminal: Terminal, jobs: Mapping[str, Mapping[str, Any]]) -> list[tu
         ("verdict", jobs["SFT"]["verdict"]["summary"]),
         *((f"peak memory, {name}", memory(terminal, job)) for name, job in jobs.items()),
         ("held-out loss after SFT", f"{figures['loss']:.2f}"),
+        # ln 2 at the first step: neither answer is preferred yet.
+        ("DPO loss, from 0.69", f"{jobs['DPO']['progress']['loss']:.2f}"),
     ]

@@ -7,7 +7,6 @@ import pytest
 
 from services.common.errors import InvalidModel, InvalidSpec
 from services.common.specs import (
-    Attention,
     DatasetSummary,
     DeviceKind,
     EvaluationOptions,
@@ -204,12 +203,6 @@ BAD_TEMPLATE = TextOptions(chat_template="{% for message in messages %}")
         (sft(quantization=INT8, lora=LoraOptions(use_dora=True)), None, "lora.use_dora", "use nf4"),
         # What a CPU has not.
         (sft(placement=CPU, precision=Precision.FP16), None, "precision", "fp32 or bf16"),
-        (
-            sft(placement=CPU, attn_implementation=Attention.FLASH_ATTENTION_2),
-            None,
-            "attn_implementation",
-            "use sdpa",
-        ),
         (
             sft(placement=replace(CPU, activation_offload=True)),
             None,

@@ -30,13 +30,10 @@ def needs_gpu(spec: TrainingSpec) -> bool:
 
 
 def cpu(spec: TrainingSpec) -> Iterator[InvalidSpec]:
-    """A CPU has one memory, no FlashAttention, no fp16 and no GPU's kernels."""
+    """A CPU has one memory, no fp16 and no GPU's kernels. FlashAttention is refused by each node."""
     placement = spec.placement
     if placement is None or placement.device is not DeviceKind.CPU:
         return
-    if spec.attn_implementation is Attention.FLASH_ATTENTION_2:
-        limit = "FlashAttention-2 never runs on a CPU: use sdpa, or auto"
-        yield InvalidSpec("attn_implementation", "flash_attention_2", limit)
     if spec.precision is Precision.FP16:
         # Libraries take it and train in fp32.
         yield InvalidSpec("precision", "fp16", "a CPU trains in fp32 or bf16")

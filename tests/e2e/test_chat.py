@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tests.e2e.made_jobs import made_job
 from tests.e2e.platform import PATIENCE_S, Platform, eventually
 from tests.trainer.chats.artifacts import SHAPE, write_artifact
 from tests.trainer.chats.caller import MARK
-from weighbridge.chat import ChatOptions
+from weighbridge.chat import Chat, ChatOptions
 from weighbridge.exceptions import DoesNotFit, InvalidRequest, MustWait, NotFound, Unavailable, WrongState
 from weighbridge.hardware.v1.service_pb2 import ListReservationsRequest
 from weighbridge.hardware.v1.service_pb2_grpc import NodeServiceStub
@@ -65,6 +65,13 @@ def reserved(platform: Platform) -> dict[str, int]:
         request = ListReservationsRequest()
         listed = platform.call("gateway", NodeServiceStub(channel).ListReservations, request).reservations
     return {held.run: held.amounts[0].reserved_bytes for held in listed}
+
+
+@contextmanager
+def chatting(platform: Platform, job: str) -> Iterator[Chat]:
+    """A chat, as soon as one can be had: what a test before has killed may only just be back."""
+    with ExitStack() as stack:
+        yield eventually(lambda: stack.enter_context(platform.client.chat(job)))
 
 
 def children(platform: Platform) -> list[psutil.Process]:
@@ -219,7 +226,7 @@ def test_a_killed_caller_leaves_nothing(platform: Platform, job: str) -> None:
 
 
 def test_a_killed_gateway_leaves_nothing(platform: Platform, job: str) -> None:
-    with platform.client.chat(job) as chat:
+    with chatting(platform, job) as chat:
         pieces = chat.send("hang")
         next(pieces)
         platform.kill("gateway")
@@ -229,7 +236,7 @@ def test_a_killed_gateway_leaves_nothing(platform: Platform, job: str) -> None:
 
 
 def test_a_killed_trainer_leaves_nothing(platform: Platform, job: str) -> None:
-    with platform.client.chat(job) as chat:
+    with chatting(platform, job) as chat:
         pieces = chat.send("hang")
         next(pieces)
         platform.kill("trainer")
@@ -240,7 +247,7 @@ def test_a_killed_trainer_leaves_nothing(platform: Platform, job: str) -> None:
 
 
 def test_a_restarted_hardware_service_changes_nothing(platform: Platform, job: str) -> None:
-    with platform.client.chat(job) as chat:
+    with chatting(platform, job) as chat:
         platform.kill("hardware")
         assert list(chat.send("still here")) == ["still ", "here "]
         platform.start("hardware")
@@ -251,7 +258,7 @@ def test_a_restarted_hardware_service_changes_nothing(platform: Platform, job: s
 def test_a_chat_that_ends_while_the_node_is_away_is_released_when_it_is_back(
     platform: Platform, job: str
 ) -> None:
-    with platform.client.chat(job) as chat:
+    with chatting(platform, job) as chat:
         platform.kill("hardware")
     eventually(lambda: not children(platform))
     platform.start("hardware")
@@ -261,7 +268,7 @@ def test_a_chat_that_ends_while_the_node_is_away_is_released_when_it_is_back(
 def test_a_killed_child_ends_the_chat(platform: Platform, job: str) -> None:
     from weighbridge.exceptions import CallError
 
-    with platform.client.chat(job) as chat:
+    with chatting(platform, job) as chat:
         (child,) = children(platform)
         child.kill()
         with pytest.raises(CallError) as caught:
@@ -271,7 +278,7 @@ def test_a_killed_child_ends_the_chat(platform: Platform, job: str) -> None:
 
 def test_the_dispatcher_leaves_a_chat_alone(platform: Platform, job: str) -> None:
     """What would be lost: a conversation, as a run that no job needs, after three reports of the node."""
-    with platform.client.chat(job) as chat:
+    with chatting(platform, job) as chat:
         beats = platform.client.nodes()[0].heartbeat_time.seconds
         eventually(lambda: platform.client.nodes()[0].heartbeat_time.seconds > beats + 20)
         assert list(chat.send("still here")) == ["still ", "here "]

@@ -87,7 +87,7 @@ def run_python_example(place: Path) -> None:
 
 def test_the_spec_of_the_readme_is_one() -> None:
     (text,) = blocks("yaml")
-    assert spec_file.parse(yaml.safe_load(text), "default").dataset == "projects/default/datasets/flowers"
+    assert spec_file.parse(yaml.safe_load(text), "default").dataset == "projects/default/datasets/questions"
 
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.stem)
